@@ -1,0 +1,967 @@
+"""What the scripts share: user errors and stages, options, data sets, networks, augmentation seeds, teachers, distilled sets.
+
+A helper stands here when two scripts need it and no paper is about it; what a paper is about stands in its own script.
+The functions on plain tensors (ConvNet, resized_crop, dsa, ...) need torch and numpy alone and can be lifted out.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import shlex
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import functional as pil_transforms
+from tqdm import tqdm
+
+# ---------------------------------------------------------------------------------------------------------------------
+# User errors, files, stages
+
+
+class UserError(ValueError):
+    """What the user can put right: a script prints it as one line on stderr and ends with status 2."""
+
+
+def run_script(main):
+    """Run a script's main(): bad input, or a file that cannot be read or written, is one line on stderr, status 2."""
+    try:
+        main()
+    except (UserError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def write_atomically(path: Path, write):
+    """Call write(a path beside `path`), then rename into place: a reader finds the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def save_json(path, content):
+    write_atomically(path, lambda beside: beside.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def read_json(path) -> dict:
+    return json.loads(Path(path).read_text())
+
+
+def save_tensors(path, content):
+    write_atomically(path, lambda beside: torch.save(content, beside))
+
+
+def load_tensors(path, what):
+    """A torch file of plain tensors and numbers on the CPU; nothing in the file is executed (weights_only)."""
+    # torchvision's training scripts, and so many published teachers, store their options beside the weights.
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    if not Path(path).is_file():
+        raise UserError(f"{what}: there is no file {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes make the reader fail in many ways; each means the same to the user
+        raise UserError(
+            f"{what}: {path} is not a whole torch file of plain tensors ({type(error).__name__}): truncated, damaged, "
+            "or holding objects that would run code"
+        ) from None
+
+
+def digest(content) -> str:
+    """Eight hex digits that name some settings, or a dict of tensors (names, types, shapes and every byte)."""
+    sha = hashlib.sha256()
+    if isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values()):
+        for name, value in content.items():
+            sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    else:
+        sha.update(json.dumps(content, sort_keys=True).encode())
+    return sha.hexdigest()[:8]
+
+
+def made_with(device) -> dict:
+    """Command, hardware, versions and date, to stand beside a result."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+    return {
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "device": f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else name,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def read_settings(folder: Path) -> dict:
+    """settings.json of a stage: {"settings": ...}, with "made_with" once the stage is finished; {} if there is none."""
+    try:
+        return read_json(folder / "settings.json")
+    except (OSError, ValueError):
+        return {}
+
+
+def stage_folder(parent: Path, name: str, settings: dict) -> Path:
+    """The folder of the stage with these settings: `name`, or `name-<digest>` where `name` was made with others."""
+    settings = json.loads(json.dumps(settings))  # as they will be read back: tuples are lists
+    for folder in (parent / name, parent / f"{name}-{digest(settings)}"):
+        try:
+            folder.mkdir(parents=True)  # fails if it is there: of two processes at once one gets the name
+            save_json(folder / "settings.json", {"settings": settings})
+        except FileExistsError:
+            pass
+        if read_settings(folder).get("settings") == settings:
+            return folder
+    raise UserError(f"{folder} holds no settings.json of its own: move it away")
+
+
+def finish_stage(folder: Path, device):
+    save_json(folder / "settings.json", {**read_settings(folder), "made_with": made_with(device)})
+
+
+class Progress:
+    """Where a killed training goes on: the epoch and the states of model and optimizer, kept about once a minute."""
+
+    def __init__(self, path: Path, **modules):
+        self.path, self.modules, self.written = path, modules, time.monotonic()
+
+    def load(self):
+        """(first epoch to run, what `save` was given beside); (0, None) if nothing was kept."""
+        if not self.path.exists():
+            return 0, None
+        kept = load_tensors(self.path, "progress of a stopped run (delete it to begin again)")
+        for name, module in self.modules.items():
+            module.load_state_dict(kept[name])
+        return kept["epoch"], kept["beside"]
+
+    def save(self, epoch, beside=None, every_seconds=60.0):
+        if time.monotonic() - self.written >= every_seconds:
+            states = {name: module.state_dict() for name, module in self.modules.items()}
+            save_tensors(self.path, {"epoch": epoch, "beside": beside, **states})
+            self.written = time.monotonic()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options and device
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line, as all others here are."""
+
+    def error(self, message):
+        raise UserError(f"{message} ({self.prog} --help lists the options)")
+
+
+def at_least(least, kind=int):
+    def convert(text):
+        value = kind(text)
+        if not least <= value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
+        return value
+
+    convert.__name__ = f"number of at least {least}"  # what argparse calls it in its message
+    return convert
+
+
+def common_options(description) -> Parser:
+    """The options that every script has, with the same meaning."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--dataset", default="fashion", help=f"{', '.join(DATASETS)}, or a directory with train/ and val/ or test/")
+    add("--image-size", type=at_least(8), help="side of the images in pixels (default: the data set's)")
+    add("--data-root", type=Path, default=Path("data"), help="where data sets lie or are downloaded to (default: data)")
+    add("--ipc", type=at_least(1), help="images per class (default: 10, or what --images holds)")
+    add("--arch", help="student: conv3 ... conv6, resnet18_modified or any torchvision classification model")
+    add("--teacher-arch", help="teacher (default: the student's)")
+    add("--teacher", type=Path, help="teacher checkpoint, ours or a published one (default: train one, once)")
+    add("--teacher-epochs", type=at_least(1), help="epochs of the teacher's training (default: by data set)")
+    add("--width", type=at_least(1), help="channels of a ConvNet (default: 128 as in the papers, 64 on fashion)")
+    add("--seed", type=at_least(0), default=0, help="of everything random (default: 0)")
+    add("--device", help="cuda, cpu, ... (default: cuda if there is one)")
+    add("--out", type=Path, default=Path("runs"), help="where finished stages are kept and found again (default: runs)")
+    return parser
+
+
+def pick_device(name=None):
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda":  # same seed, same device, same result
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    return device
+
+
+def autocast(device):
+    """bf16 on CUDA, nothing elsewhere; losses are taken in fp32 outside it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Augmentation seeds: a view is a pure function of its seed
+
+
+def random_stream(*seed: int) -> np.random.RandomState:
+    """A stream of draws named by whole numbers, such as (run's seed, purpose, epoch, step).
+
+    RandomState's streams are frozen for good (NEP 19), so a seed means the same view on every device and torch release;
+    torch.Generator promises that for one release only.
+    """
+    return np.random.RandomState(seed)
+
+
+# Purposes: the second number of a seed, so that no two uses within a stage share a stream.
+ORDER, VIEW, CHOICE, CROPS, NOISE, TILES = range(6)
+
+
+def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
+    """One DSA ("DiffAug") view for each image of a batch, as numbers: float32 [B, 12].
+
+    Columns: flip (0 or 1), brightness, saturation, contrast, the six entries of the 2 x 3 sampling matrix, and the
+    cutout's first row and column. Flip with p = 0.5; brightness U(-0.5, 0.5); saturation U(0, 2); contrast U(0.5, 1.5);
+    then for the whole batch ONE of crop (integer shift in +-int(S/8 + 0.5) per axis), scale (the sampling grid times
+    U(1/1.2, 1.2) per axis) or rotate (U(-15, 15) degrees); cutout of side int(S/2 + 0.5), centre uniform.
+    Source: GIFT's released code, utils/transforms.py, DiffAug(color_crop_cutout_flip_scale_rotate, batch=False).
+    """
+    stream = random_stream(*seed)
+    kind = int(3 * stream.random_sample())  # the one draw per batch
+    flip, brightness, saturation, contrast, a, b, row, column = stream.random_sample((batch_size, 8)).T
+    one, zero = np.ones(batch_size), np.zeros(batch_size)
+    if kind == 0:
+        reach = int(side / 8 + 0.5)
+        down, right = (2 / side * (np.floor(u * (2 * reach + 1)) - reach) for u in (a, b))  # the grid spans 2
+        matrix = [one, zero, right, zero, one, down]
+    elif kind == 1:
+        across, along = (1 / 1.2 + u * (1.2 - 1 / 1.2) for u in (a, b))
+        matrix = [across, zero, zero, zero, along, zero]
+    else:
+        angle = math.radians(15) * (2 * a - 1)
+        matrix = [np.cos(angle), -np.sin(angle), zero, np.sin(angle), np.cos(angle), zero]
+    hole = int(side / 2 + 0.5)
+    row, column = (np.floor(u * (side + 1 - hole % 2)) - hole // 2 for u in (row, column))
+    columns = [flip < 0.5, brightness - 0.5, 2 * saturation, contrast + 0.5, *matrix, row, column]
+    return torch.from_numpy(np.stack(columns, 1).astype(np.float32))
+
+
+def dsa(images: Tensor, draws: Tensor) -> Tensor:
+    """DSA views of normalised images [B, 3, S, S], as drawn by dsa_draws; zeros (the mean colour) fill what is empty."""
+    side = images.shape[-1]
+    flip, brightness, saturation, contrast = draws[:, :4].T[:, :, None, None, None]
+    x = torch.where(flip > 0, images.flip(3), images) + brightness
+    pixel_mean = x.mean(1, keepdim=True)
+    x = (x - pixel_mean) * saturation + pixel_mean
+    image_mean = x.mean((1, 2, 3), keepdim=True)
+    x = (x - image_mean) * contrast + image_mean
+    grid = F.affine_grid(draws[:, 4:10].reshape(-1, 2, 3), list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    offset = (
+        torch.arange(side, device=x.device) - draws[:, 10:, None]
+    )  # [B, 2, S]: rows and columns from the hole's edge
+    inside = (offset >= 0) & (offset < int(side / 2 + 0.5))
+    x = x.masked_fill((inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0.0)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def dsa_view(images: Tensor, *seed: int) -> Tensor:
+    return dsa(images, dsa_draws(len(images), images.shape[-1], *seed).to(images.device))
+
+
+def crop_boxes(u: np.ndarray, height, width, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)) -> np.ndarray:
+    """Random resized crops: uniforms [..., 10, 4] -> boxes [..., 4] (top, left, height, width) in whole pixels.
+
+    As torchvision's RandomResizedCrop draws them: area uniform in `scale`, log aspect ratio uniform, the first of ten
+    tries that fits; if none does, the largest central box within `ratio`.
+    """
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
+    aspect = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * u[..., 1])
+    h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
+    top, left = np.floor(u[..., 2] * (height - h + 1)), np.floor(u[..., 3] * (width - w + 1))
+    fits = (h >= 1) & (w >= 1) & (h <= height) & (w <= width)
+    first = np.take_along_axis(np.stack([top, left, h, w], -1), fits.argmax(-1)[..., None, None], -2)[..., 0, :]
+    h, w = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))
+    central = np.array([(height - h) // 2, (width - w) // 2, h, w])
+    return np.where(fits.any(-1)[..., None], first, central).astype(np.int64)
+
+
+def crop_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
+    """Rows [N, size, side] that resample `length` pixels from `start` on to `size`: bilinear, antialiased when shrinking.
+
+    A crop that reaches outside the image finds zeros there.
+    """
+    shrink = (length / size)[:, None, None]
+    centre = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * shrink
+    pixel = torch.arange(side, device=start.device)
+    weights = (1 - (pixel + 0.5 - centre).abs() / shrink.clamp(min=1)).clamp(min=0)
+    weights = weights * ((pixel >= start[:, None, None]) & (pixel < (start + length)[:, None, None]))
+    return weights / weights.sum(2, keepdim=True).clamp(min=1e-6)
+
+
+def resized_crop(images: Tensor, boxes: Tensor, size: int, flip=None, roll=None) -> Tensor:
+    """Crop boxes [N, 4] (top, left, height, width) of float images [N, C, H, W], resized to [N, C, size, size].
+
+    Then mirrored where flip [N] is true, and rolled by roll [N, 2] pixels down and right. All of it is linear and acts on
+    rows and columns apart, so a view is rows @ image @ columns': a batched product, differentiable and the same on any
+    device. The resize is that of torchvision's resized_crop(antialias=True).
+    """
+    boxes = boxes.to(torch.float32)
+    rows = crop_weights(boxes[:, 0], boxes[:, 2], images.shape[-2], size)
+    columns = crop_weights(boxes[:, 1], boxes[:, 3], images.shape[-1], size)
+    if flip is not None:
+        columns = torch.where(flip[:, None, None], columns.flip(1), columns)
+    if roll is not None:
+        source = (torch.arange(size, device=images.device) - roll[:, :, None]) % size  # [N, 2, size]
+        rows = rows.gather(1, source[:, 0, :, None].expand_as(rows))
+        columns = columns.gather(1, source[:, 1, :, None].expand_as(columns))
+    return rows[:, None] @ images @ columns[:, None].transpose(2, 3)
+
+
+def crop_flip_roll_draws(count: int, side: int, roll: tuple[int, int], crop: bool, *seed: int) -> Tensor:
+    """`count` views for synthesis as int64 [count, 7]: crop box (4), flip, roll down and right (inclusive range `roll`).
+
+    Without `crop` the box is the whole image and nothing is flipped (SRe2L on CIFAR).
+    """
+    u = random_stream(*seed).random_sample((count, 43))
+    boxes = crop_boxes(u[:, :40].reshape(count, 10, 4), side, side) if crop else np.tile([0, 0, side, side], (count, 1))
+    flip = (u[:, 40:41] < 0.5) & crop
+    shift = roll[0] + np.floor(u[:, 41:] * (roll[1] - roll[0] + 1))
+    return torch.from_numpy(np.concatenate([boxes, flip, shift], 1).astype(np.int64))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks
+
+
+class ConvNet(nn.Module):
+    """depth x [conv 3x3, BatchNorm, ReLU, 2x2 average pool], then one linear layer on the flattened map.
+
+    Parameter names are those of the published checkpoints of RDED and GIFT: layers.conv.{i}, layers.norm.{i}, classifier.
+    """
+
+    def __init__(self, depth, num_classes, image_size, width=128):
+        super().__init__()
+        channels = [3] + [width] * depth
+        convs = [nn.Conv2d(channels[i], width, 3, padding=1) for i in range(depth)]
+        norms = [nn.BatchNorm2d(width) for _ in range(depth)]
+        self.layers = nn.ModuleDict({"conv": nn.ModuleList(convs), "norm": nn.ModuleList(norms)})
+        self.classifier = nn.Linear(width * (image_size // 2**depth) ** 2, num_classes)
+
+    def forward(self, x):
+        for conv, norm in zip(self.layers["conv"], self.layers["norm"], strict=True):
+            x = F.avg_pool2d(F.relu(norm(conv(x))), 2)
+        return self.classifier(x.flatten(1))
+
+
+def build_model(arch: str, num_classes: int, image_size: int, width: int = 128) -> nn.Module:
+    """A network with fresh weights, in channels_last, for [B, 3, image_size, image_size] -> logits [B, num_classes].
+
+    conv3 ... conv6 (`width` channels); <torchvision ResNet>_modified, with a 3x3 stride-1 stem and no max-pool (32 and
+    64 px); or any torchvision classification model by name. UserError where there is no such model, or where the side is
+    too small for it.
+    """
+    base = arch.removesuffix("_modified")
+    if re.fullmatch(r"conv[3-6]", arch):
+        if image_size < 2 ** int(arch[-1]):
+            raise UserError(f"{arch} halves the side {arch[-1]} times: images of {image_size} px are too small for it")
+        model = ConvNet(int(arch[-1]), num_classes, image_size, width)
+    elif base in torchvision.models.list_models(module=torchvision.models) and (arch == base or "resne" in base):
+        more = {"image_size": image_size} if base.startswith("vit_") else {}
+        if base in ("googlenet", "inception_v3"):
+            more = {"aux_logits": False, "init_weights": True}
+        try:
+            model = torchvision.models.get_model(base, weights=None, num_classes=num_classes, **more)
+            if arch != base:
+                model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+                model.maxpool = nn.Identity()
+            with torch.no_grad():
+                model.eval()(torch.zeros(1, 3, image_size, image_size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UserError(f"{arch} does not take images of {image_size} px: {str(error).splitlines()[0]}") from None
+    else:
+        raise UserError(f"there is no network '{arch}': conv3 ... conv6, resnet18_modified or a torchvision model")
+    return model.train().to(memory_format=torch.channels_last)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data sets
+
+IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # GIFT's and RDED's code, also for Tiny-ImageNet
+CIFAR_COLOURS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # GIFT's and SRe2L's code
+FASHION_COLOURS = ((0.2190,) * 3, (0.3318,) * 3)  # ours: Fashion-MNIST's training images, padded to 32 px
+
+
+class Defaults(NamedTuple):
+    """What a data set implies unless told otherwise; sides are for ConvNets and for all other networks."""
+
+    conv_side: int
+    side: int
+    arch: str
+    colours: tuple
+    teacher_epochs: int
+    where: str  # to get it
+
+
+DATASETS = {
+    "fashion": Defaults(32, 32, "conv3", FASHION_COLOURS, 12, "it lies in this repository, in data/fashion"),
+    "fashionmnist": Defaults(32, 32, "conv3", FASHION_COLOURS, 20, "torchvision downloads it"),
+    "cifar10": Defaults(32, 32, "conv3", CIFAR_COLOURS, 60, "torchvision downloads it"),
+    "cifar100": Defaults(32, 32, "conv3", CIFAR_COLOURS, 60, "torchvision downloads it"),
+    "tinyimagenet": Defaults(64, 64, "conv4", IMAGENET_COLOURS, 60, "http://cs231n.stanford.edu/tiny-imagenet-200.zip"),
+    "imagenette": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "https://github.com/fastai/imagenette"),
+    "imagewoof": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "https://github.com/fastai/imagenette"),
+    "imagenet-1k": Defaults(64, 224, "resnet18", IMAGENET_COLOURS, 90, "https://image-net.org"),
+}
+FOLDERS = {  # names under --data-root that a set of folders may have
+    "tinyimagenet": ("tiny-imagenet-200", "tinyimagenet"),
+    "imagenette": ("imagenette2", "imagenette", "imagenette2-320"),
+    "imagewoof": ("imagewoof2", "imagewoof", "imagewoof2-320"),
+    "imagenet-1k": ("imagenet-1k", "imagenet"),
+}
+RESIDENT_BYTES = 8 << 30  # a split up to this size is kept on the device; ImageNet-1K is read from disk as it is needed
+
+
+def read_image(path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"image {path} cannot be read: {error}") from None
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # uint8 [3, H, W]
+
+
+class Split:
+    """The images of one split as uint8 [N, 3, S, S] and their labels [N], on the device or read from disk as needed."""
+
+    def __init__(self, labels, device, pixels=None, paths=None, side=None, margin=False):
+        self.labels = torch.as_tensor(labels, dtype=torch.int64, device=device)
+        self.device, self.pixels, self.paths, self.side, self.margin = device, pixels, paths, side, margin
+        self.resident = paths is None or len(paths) * 3 * side**2 <= RESIDENT_BYTES
+
+    def __len__(self):
+        return len(self.labels)
+
+    def original(self, index) -> Tensor:
+        """An image as it is stored, uint8 [3, H, W]."""
+        return self.pixels[index] if self.paths is None else to_tensor(read_image(self.paths[index]))
+
+    def test_view(self, index) -> Tensor:
+        """The image at the side in use: as it is if it fits, else the shorter side resized (to 8/7 of it), centre cut."""
+        image = read_image(self.paths[index])
+        if image.size != (self.side, self.side):
+            # 256 -> 224, 146 -> 128, 73 -> 64 for ImageNet and its subsets (GIFT's code); no margin for other folders
+            image = pil_transforms.resize(image, int(self.side * 8 / 7) if self.margin else self.side)
+            image = pil_transforms.center_crop(image, self.side)
+        return to_tensor(image)
+
+    def decode(self, indices, bar=None) -> Tensor:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            images = pool.map(self.test_view, indices)
+            return torch.stack(list(tqdm(images, bar, len(indices), leave=False) if bar else images)).to(self.device)
+
+    @cached_property
+    def images(self) -> Tensor:
+        if self.paths is None:
+            return self.pixels.to(self.device)
+        return self.decode(range(len(self)), bar="reading images")
+
+    def load(self, indices: Tensor) -> Tensor:
+        return self.images[indices.to(self.device)] if self.resident else self.decode(indices.tolist())
+
+    def pick(self, indices: Tensor) -> Tensor:
+        """A few images, without reading the whole split."""
+        return self.load(indices) if self.paths is None else self.decode(indices.tolist())
+
+    def batches(self, size):
+        """All images in order as (uint8 [B, 3, S, S], labels [B]); from disk, the next batch is read during this one."""
+        chunks = torch.arange(len(self)).split(size)
+        with ThreadPoolExecutor(1) as reader:
+            coming = None if self.resident else reader.submit(self.load, chunks[0])
+            for i, chunk in enumerate(chunks):
+                images = self.load(chunk) if self.resident else coming.result()
+                if not self.resident and i + 1 < len(chunks):
+                    coming = reader.submit(self.load, chunks[i + 1])
+                yield images, self.labels[chunk.to(self.device)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of every pixel and label where the set is made of arrays; of file names, sizes and labels where it is files."""
+        if self.paths is None:
+            return digest({"images": self.pixels, "labels": self.labels})
+        names = [(Path(p).parent.name, Path(p).name, os.path.getsize(p)) for p in self.paths]
+        return digest([self.side, self.margin, self.labels.tolist(), names])
+
+
+class Dataset(NamedTuple):
+    name: str
+    class_names: list
+    image_size: int
+    colours: tuple
+    default_arch: str
+    default_width: int
+    teacher_epochs: int
+    train: Split
+    test: Split
+
+    @property
+    def num_classes(self):
+        return len(self.class_names)
+
+    @property
+    def device(self):
+        return self.test.device
+
+    def describe(self) -> dict:
+        """What a stage that rests on this data set records of it."""
+        prints = {"train": self.train.fingerprint, "test": self.test.fingerprint}
+        return {"dataset": self.name, "image_size": self.image_size, "colours": self.colours, "fingerprint": prints}
+
+
+def normalize(images: Tensor, colours) -> Tensor:
+    """uint8 images, or floats in [0, 1], [B, 3, S, S] -> float32 in units of the data set's colours, channels_last."""
+    mean, std = (torch.tensor(c, device=images.device).view(1, 3, 1, 1) for c in colours)
+    x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def read_sheets(split, count):
+    """The embedded data set: contact sheets, one per class, cut into 28 x 28 tiles and padded to [N, 3, 32, 32]."""
+    tiles = []
+    for class_index in range(10):
+        path = Path(__file__).parent / "data" / "fashion" / f"{split}-{class_index}.png"
+        sheet = to_tensor(read_image(path))
+        tiles.append(sheet.unfold(1, 28, 28).unfold(2, 28, 28).permute(1, 2, 0, 3, 4).reshape(-1, 3, 28, 28))
+        if len(tiles[-1]) != count:
+            raise UserError(f"{path} holds {len(tiles[-1])} tiles, not {count}: the file is not the one published here")
+    return F.pad(torch.cat(tiles), (2, 2, 2, 2)), torch.arange(10).repeat_interleave(count)
+
+
+def read_torchvision(name, data_root):
+    """A set that torchvision downloads, on first use, and checks: two pairs of uint8 [N, 3, 32, 32] and labels."""
+    kind = {"fashionmnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name]
+    try:
+        parts = [getattr(torchvision.datasets, kind)(data_root, train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{missing(name, data_root)} ({' '.join(str(error).split())})") from None
+    pixels = [torch.as_tensor(part.data) for part in parts]
+    if name == "fashionmnist":
+        pixels = [F.pad(x, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1) for x in pixels]
+    else:
+        pixels = [x.permute(0, 3, 1, 2).contiguous() for x in pixels]
+    return parts[0].classes, [(x, part.targets) for x, part in zip(pixels, parts, strict=True)]
+
+
+def missing(name, *looked_for):
+    places = ", ".join(str(place) for place in looked_for)
+    return f"data set {name} not found: looked in {places}; get it: {DATASETS[name].where}; --dataset fashion needs nothing"
+
+
+def read_class_folders(folder: Path):
+    """(class names, file paths, labels) of a folder of class folders; of Tiny-ImageNet's val/ by its annotations."""
+    annotations = folder / "val_annotations.txt"
+    if annotations.is_file():
+        rows = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
+        classes = sorted({row[1] for row in rows})
+        return classes, [str(folder / "images" / row[0]) for row in rows], [classes.index(row[1]) for row in rows]
+    try:
+        found = torchvision.datasets.ImageFolder(folder)
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is no folder of class folders with images: {str(error).splitlines()[0]}") from None
+    return found.classes, [path for path, _ in found.samples], found.targets
+
+
+def load_dataset(args) -> Dataset:
+    """The data set that --dataset names, on --device, its side and default network settled."""
+    device, name = pick_device(args.device), args.dataset
+    is_conv = (args.arch or "").startswith("conv")
+    width = args.width or (64 if name == "fashion" else 128)
+    if name in DATASETS and name not in FOLDERS:
+        if args.image_size not in (None, 32):
+            raise UserError(f"{name} has images of 32 px: --image-size {args.image_size} does not go with it")
+        if name == "fashion":
+            classes, parts = FASHION_CLASSES, [read_sheets("train", 500), read_sheets("test", 200)]
+        else:
+            classes, parts = read_torchvision(name, args.data_root)
+        splits = [Split(labels, device, pixels=pixels) for pixels, labels in parts]
+        side, colours, arch, epochs = 32, DATASETS[name].colours, DATASETS[name].arch, DATASETS[name].teacher_epochs
+    else:
+        root = find_folders(name, args.data_root)
+        classes, train_paths, train_labels = read_class_folders(root / "train")
+        held_out = root / ("val" if (root / "val").is_dir() else "test")
+        test_classes, test_paths, test_labels = read_class_folders(held_out)
+        if classes != test_classes:
+            odd = sorted(set(classes) ^ set(test_classes))
+            raise UserError(
+                f"{root}: train/ has {len(classes)} classes, {held_out.name}/ {len(test_classes)}; {odd[0]} is in one only"
+            )
+        if name in DATASETS:
+            conv_side, side, arch, colours, epochs, _ = DATASETS[name]
+            side = conv_side if is_conv else side
+        else:  # a directory: small images keep their side
+            side = min(read_image(train_paths[0]).size)
+            side = side if side <= 128 else 128 if is_conv else 224
+            colours, epochs, arch = IMAGENET_COLOURS, 60, None
+        side = args.image_size or side
+        arch = arch or ("conv3" if side < 64 else "conv4" if side < 128 else "conv5" if side < 224 else "resnet18")
+        margin = name in DATASETS and name != "tinyimagenet"
+        pairs = ((train_paths, train_labels), (test_paths, test_labels))
+        splits = [Split(labels, device, paths=paths, side=side, margin=margin) for paths, labels in pairs]
+        name = name if name in DATASETS else root.resolve().name
+    if len(classes) < 2:
+        raise UserError(f"{name} has {len(classes)} class: at least two are needed")
+    print(
+        f"data:     {name}: {len(splits[0]):,} training and {len(splits[1]):,} test images, {len(classes)} classes, {side} px"
+    )
+    return Dataset(name, list(classes), side, colours, arch, width, epochs, *splits)
+
+
+FASHION_CLASSES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
+
+
+def find_folders(name, data_root) -> Path:
+    """The directory with train/ and val/ or test/ that `name` means."""
+    places = [data_root / folder for folder in FOLDERS.get(name, ())] or [Path(name)]
+    for place in places:
+        if (place / "train").is_dir() and ((place / "val").is_dir() or (place / "test").is_dir()):
+            return place
+    if name == "imagenette":
+        try:
+            torchvision.datasets.Imagenette(data_root, download=not places[0].exists())
+            return places[0]
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{missing(name, *places)} ({' '.join(str(error).split())})") from None
+    if name in DATASETS:
+        raise UserError(missing(name, *places))
+    if places[0].is_dir():
+        raise UserError(
+            f"--dataset {name}: a data set needs the folders train/ and val/ (or test/), with a folder per class"
+        )
+    raise UserError(f"--dataset {name} is neither a directory nor one of {', '.join(DATASETS)}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Scoring and teachers
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split, colours, batch_size=500) -> tuple[float, float]:
+    """Top-1 and top-5 in percent on every image of a split (top-C where there are fewer than five classes)."""
+    model.eval()
+    hits = torch.zeros(2, device=split.device)
+    for images, labels in split.batches(batch_size):
+        with autocast(split.device):
+            logits = model(normalize(images, colours)).float()
+        ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        ranked &= logits.isfinite().all(1, keepdim=True)  # a network that has diverged is right about nothing
+        hits += torch.stack([ranked[:, 0].sum(), ranked.sum()])
+    top1, top5 = (100 * hits / len(split)).tolist()
+    return top1, top5
+
+
+# As listed in GIFT's README (the same checkpoints as RDED's); top-1 in percent.
+PUBLISHED_TEACHERS = {
+    ("cifar10", "resnet18_modified"): 93.86,
+    ("cifar10", "conv3"): 82.24,
+    ("cifar100", "resnet18_modified"): 72.27,
+    ("cifar100", "conv3"): 61.27,
+    ("tinyimagenet", "resnet18_modified"): 61.98,
+    ("tinyimagenet", "conv4"): 49.73,
+    ("imagenette", "resnet18"): 90.00,
+    ("imagenette", "conv5"): 89.60,
+    ("imagewoof", "resnet18"): 75.00,
+    ("imagewoof", "conv5"): 67.40,
+    ("imagenet-1k", "conv4"): 43.6,
+}
+# Ours: SGD with Nesterov momentum, learning rate up over the first fifth of the steps and down to 0, both linearly.
+# Batches of 128, of 64 below 10,000 images.
+TEACHER_RECIPE = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": (64, 128), "warmup": 0.2}
+
+
+WRONG_ORDER = "the likely cause is a class order other than the data set's (sorted class folders)"
+TOO_SHORT = "the likely cause is too short a training (--teacher-epochs)"
+
+
+def judge_teacher(accuracy, expected, num_classes, name, cause=WRONG_ORDER):
+    """A warning if a teacher is more than two points below the figure expected of it, else None.
+
+    UserError if it is near chance: not a twentieth of the way from chance (100 / C percent) to perfect.
+    """
+    chance = 100 / num_classes
+    if not accuracy > chance + (100 - chance) / 20:
+        raise UserError(f"{name} is right on {accuracy:.1f} % of the test images, near chance ({chance:.1f} %): {cause}")
+    if expected is not None and accuracy < expected - 2:
+        return f"warning: {name} reaches {accuracy:.1f} %, well below the expected {expected:.1f} %: {cause}"
+    return None
+
+
+def teacher_views(images: Tensor, *seed: int) -> Tensor:
+    """Training views of normalised images: flip and, up to 64 px, a shift by up to S/8 (zeros come in); above, a random
+    resized crop (scale 0.25 to 1)."""
+    count, side = len(images), images.shape[-1]
+    u = random_stream(*seed).random_sample((count, 41))
+    if side <= 64:
+        reach = side // 8
+        shift = np.floor(u[:, :2] * (2 * reach + 1)) - reach
+        boxes = np.concatenate([shift, np.full((count, 2), side)], 1)
+    else:
+        boxes = crop_boxes(u[:, :40].reshape(count, 10, 4), side, side, scale=(0.25, 1))
+    draws = torch.from_numpy(np.concatenate([boxes, u[:, 40:] < 0.5], 1)).to(images.device)
+    return resized_crop(images, draws[:, :4], side, flip=draws[:, 4] > 0).contiguous(memory_format=torch.channels_last)
+
+
+def train_teacher(model, data: Dataset, epochs, seed, progress_path):
+    """Train on the full training set with hard labels, by TEACHER_RECIPE; a stopped training goes on where it was."""
+    recipe, device, train = TEACHER_RECIPE, data.device, data.train
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"], nesterov=True
+    )
+    progress = Progress(progress_path, model=model, optimizer=optimizer)
+    first, _ = progress.load()
+    train.load(torch.zeros(1, dtype=torch.int64))  # the images are read now, not under the bar
+    batch_size = min(recipe["batch_size"][len(train) >= 10_000], len(train))
+    steps = len(train) // batch_size  # the last partial batch is dropped
+    bar = tqdm(range(first, epochs), "training the teacher", epochs, initial=first, unit="epoch", leave=False)
+    for epoch in bar:
+        model.train()
+        torch.manual_seed(seed * 1_000_003 + epoch)  # for networks with dropout
+        order = torch.from_numpy(random_stream(seed, ORDER, epoch).permutation(len(train)))
+        epoch_loss = torch.zeros((), device=device)
+        for step in range(steps):
+            done = (epoch * steps + step + 1) / (epochs * steps + 1)
+            rate = recipe["lr"] * min(done / recipe["warmup"], (1 - done) / (1 - recipe["warmup"]))
+            optimizer.param_groups[0]["lr"] = rate
+            batch = order[step * batch_size : (step + 1) * batch_size]
+            images = teacher_views(normalize(train.load(batch), data.colours), seed, VIEW, epoch, step)
+            with autocast(device):
+                logits = model(images)
+            loss = F.cross_entropy(logits.float(), train.labels[batch.to(device)])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            epoch_loss += loss.detach()
+        mean_loss = epoch_loss.item() / steps
+        if not math.isfinite(mean_loss):
+            raise UserError(f"the teacher's loss is {mean_loss} in epoch {epoch + 1}: its training has diverged")
+        bar.set_postfix(loss=f"{mean_loss:.3f}")
+        progress.save(epoch + 1)
+
+
+def read_teacher(path, arch, data: Dataset, width) -> tuple[nn.Module, float | None]:
+    """A network from a checkpoint (ours or published) and the accuracy recorded in it, if any."""
+    kept = load_tensors(path, "teacher")
+    kept = kept if isinstance(kept, dict) else {}
+    recorded = kept.get("accuracy")
+    state = kept.get("model", kept.get("state_dict", kept))  # RDED and GIFT: model; SRe2L's CIFAR ones: state_dict
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"teacher {path} holds no state dict, neither as such nor under 'model' or 'state_dict'")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    classes = list(state.values())[-1].shape[:1]
+    if classes != (data.num_classes,):
+        raise UserError(f"teacher {path} is for {list(classes)} classes, {data.name} has {data.num_classes}")
+    if "layers.conv.0.weight" in state:
+        width = len(state["layers.conv.0.weight"])
+    model = build_model(arch, data.num_classes, data.image_size, width)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        odd = " ".join(str(error).split())
+        raise UserError(f"teacher {path} is no {arch} for {data.image_size} px (--teacher-arch): {odd[:200]}") from None
+    return model, recorded
+
+
+class Teacher(NamedTuple):
+    model: nn.Module  # in eval mode, on the device
+    info: dict  # arch, width, accuracy, where it comes from, digest of its weights
+
+
+def load_teacher(args, data: Dataset) -> Teacher:
+    """The teacher of --teacher; or torchvision's for ImageNet-1K; or one trained here, once. States its test accuracy."""
+    arch = args.teacher_arch or args.arch or data.default_arch
+    expected = PUBLISHED_TEACHERS.get((data.name, arch))
+    epochs = args.teacher_epochs or data.teacher_epochs
+    unfinished, origin = None, "from"
+    if args.teacher:
+        model, recorded = read_teacher(args.teacher, arch, data, data.default_width)
+        expected, source = recorded or expected, str(args.teacher)
+    elif data.name == "imagenet-1k":
+        model, expected, source = torchvision_teacher(arch, data)
+    else:
+        settings = {
+            "stage": "teacher", "data": data.describe(), "arch": arch, "width": data.default_width, "epochs": epochs,
+            "seed": args.seed, "recipe": TEACHER_RECIPE,
+        }  # fmt: skip
+        model = build_model(arch, data.num_classes, data.image_size, data.default_width)  # complains before it writes
+        folder = stage_folder(args.out / data.name, f"teacher-{arch}", settings)
+        file = folder / "teacher.pt"
+        source = str(file)
+        if file.exists():
+            origin = "reusing"
+            model, expected = read_teacher(file, arch, data, data.default_width)
+        else:
+            torch.manual_seed(args.seed)
+            model = build_model(arch, data.num_classes, data.image_size, data.default_width).to(data.device)
+            unfinished, origin = folder / "progress.pt", "kept in"
+            train_teacher(model, data, epochs, args.seed, unfinished)
+    model = model.to(data.device).eval().requires_grad_(False)
+    top1, _ = accuracy(model, data.test, data.colours)
+    if unfinished:
+        state = {name: value.cpu() for name, value in model.state_dict().items()}
+        save_tensors(file, {"model": state, "accuracy": top1, "recipe": json.dumps(settings)})
+        finish_stage(folder, data.device)
+        unfinished.unlink(missing_ok=True)
+    width = len(model.layers["conv"][0].weight) if isinstance(model, ConvNet) else None
+    named = f"{arch} of width {width}" if width else arch
+    cause = WRONG_ORDER if args.teacher else TOO_SHORT
+    warning = judge_teacher(top1, expected, data.num_classes, f"the teacher ({named}, {source})", cause)
+    print(f"teacher:  {named}: {top1:.1f} % of the {len(data.test):,} test images ({origin} {source})")
+    if warning:
+        print(warning, file=sys.stderr)
+    info = {"arch": arch, "width": width, "accuracy": top1, "file": source, "digest": digest(model.state_dict())}
+    return Teacher(model, info)
+
+
+def torchvision_teacher(arch, data):
+    """ImageNet-1K: torchvision's first weights of that name, those of SRe2L, RDED and GIFT, and their stated accuracy."""
+    build_model(arch, data.num_classes, data.image_size)  # complains about unknown names
+    try:
+        weights = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"]
+        model = torchvision.models.get_model(arch, weights=weights).to(memory_format=torch.channels_last)
+    except (KeyError, ValueError):
+        raise UserError(
+            f"torchvision has no ImageNet-1K weights for {arch}: give a checkpoint with --teacher"
+        ) from None
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"torchvision's ImageNet-1K weights for {arch} cannot be had ({error}): --teacher FILE"
+        ) from None
+    return model, weights.meta["_metrics"]["ImageNet-1K"]["acc@1"], str(weights)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Distilled sets
+
+
+class Distilled(NamedTuple):
+    images: Tensor  # [N, 3, S, S], uint8 from a folder, float32 in [0, 1] from data.pt; on the device
+    labels: Tensor  # int64 [N]
+    info: dict  # folder, images per class, digest, and the settings recorded with it
+
+
+def save_distilled(folder: Path, images: Tensor, labels: Tensor, device):
+    """Write uint8 images as an ImageFolder of PNGs (00000/00000.png, ...) and as one picture, grid.png."""
+    counts = {}
+    for image, label in zip(images.cpu(), labels.tolist(), strict=True):
+        number = counts[label] = counts.get(label, -1) + 1
+        path = folder / f"{label:05d}" / f"{number:05d}.png"
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        write_atomically(path, lambda beside, picture=picture: picture.save(beside, "PNG"))
+    per_class = [images[labels == label][:10].cpu() for label in labels.unique()[:20]]
+    grid = torchvision.utils.make_grid(torch.cat(per_class), nrow=len(per_class[0]), pad_value=255)
+    picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
+    write_atomically(folder / "grid.png", lambda beside: picture.save(beside, "PNG"))
+    finish_stage(folder, device)
+
+
+def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
+    """A distilled set as found in the wild: a folder of class folders (ours, RDED's, SRe2L's or LPLD's), or GIFT's data.pt.
+
+    The class of a folder is the number in its name (00007, new007), or the data set's class of that name.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"--images {path} does not exist")
+    file = path / "data.pt" if (path / "data.pt").is_file() else path
+    kept = read_settings(path)
+    if kept and "made_with" not in kept:
+        raise UserError(f"--images {path} is unfinished: the command that makes it was stopped; run it again")
+    images, labels = read_data_pt(file) if file.is_file() else read_distilled_folder(path, data)
+    if not len(images):
+        raise UserError(f"--images {path} holds no images")
+    side = data.image_size
+    if images.shape[1:] != (3, side, side):
+        found = " x ".join(map(str, images.shape[1:]))
+        raise UserError(
+            f"--images {path} holds images of {found}, {data.name} has 3 x {side} x {side} here (--image-size)"
+        )
+    counts = torch.bincount(labels, minlength=data.num_classes)
+    if len(counts) > data.num_classes or counts.min() == 0:
+        present = int((counts > 0).sum())
+        raise UserError(
+            f"--images {path} has images of {present} classes (largest number {len(counts) - 1}), {data.name} has {data.num_classes}"
+        )
+    if ipc and (counts != ipc).any():
+        raise UserError(f"--images {path} has {counts.min()} to {counts.max()} images per class, not --ipc {ipc}")
+    info = {
+        "folder": str(path), "ipc": counts.max().item(), "count": len(images), "settings": kept.get("settings"),
+        "digest": digest({"images": images, "labels": labels}),
+    }  # fmt: skip
+    return Distilled(images.to(data.device), labels.to(data.device), info)
+
+
+def read_data_pt(file: Path):
+    """GIFT's format: {"data": floats [N, 3, S, S] in [0, 1], "label": class indices [N] or [N, 1], or soft [N, C] (DATM)}."""
+    kept = load_tensors(file, "--images")
+    images, labels = (kept.get("data"), kept.get("label")) if isinstance(kept, dict) else (None, None)
+    if (
+        not isinstance(images, Tensor)
+        or not isinstance(labels, Tensor)
+        or images.dim() != 4
+        or len(labels) != len(images)
+    ):
+        raise UserError(f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each")
+    if images.dtype != torch.uint8 and not (images.min() >= 0 and images.max() <= 1):
+        raise UserError(f"--images {file}: pixel values lie outside [0, 1]")
+    labels = labels.flatten(1).argmax(1) if labels.dim() > 1 and labels[0].numel() > 1 else labels.flatten()
+    if labels.min() < 0:
+        raise UserError(f"--images {file}: a label is negative")
+    return images, labels.long()
+
+
+def read_distilled_folder(path: Path, data: Dataset):
+    names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if set(names) <= set(data.class_names):
+        class_of = {name: data.class_names.index(name) for name in names}
+    else:  # sorted by number: new1000 comes after new999, not before new101
+        numbers = [re.fullmatch(r"(?:new|class)?_?(\d+)", name) for name in names]
+        if not all(numbers):
+            odd = names[[bool(n) for n in numbers].index(False)]
+            raise UserError(f"--images {path}: folder {odd} is neither numbered nor a class of {data.name}")
+        class_of = {name: int(number[1]) for name, number in zip(names, numbers, strict=True)}
+    extensions = torchvision.datasets.folder.IMG_EXTENSIONS
+    files = [
+        (file, class_of[name])
+        for name in sorted(names, key=class_of.get)
+        for file in sorted((path / name).iterdir(), key=lambda f: [int(n) for n in re.findall(r"\d+", f.stem)] or [0])
+        if file.suffix.lower() in extensions
+    ]
+    if not files:
+        raise UserError(f"--images {path} holds no images (class folders with {', '.join(extensions)} files)")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        images = list(pool.map(lambda entry: to_tensor(read_image(entry[0])), files))
+    sizes = {tuple(image.shape) for image in images}
+    if len(sizes) > 1:
+        raise UserError(f"--images {path} holds images of several sizes: {sorted(sizes)[:3]}")
+    return torch.stack(images), torch.tensor([label for _, label in files])

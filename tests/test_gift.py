@@ -1,0 +1,119 @@
+"""GIFT's formulas against numbers worked by hand, and its training protocol."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import gift
+
+
+def test_smooth_labels_by_hand():
+    smooth = gift.smooth_labels(torch.tensor([2, 0]), num_classes=4, alpha=0.1)
+    third = 0.1 / 3
+    expected = torch.tensor([[third, third, 0.9, third], [0.9, third, third, third]])
+    torch.testing.assert_close(smooth, expected)
+    # not torch's label_smoothing, which gives alpha / C to every class and 1 - alpha + alpha / C to the true one
+    assert smooth[0, 2] != pytest.approx(1 - 0.1 + 0.1 / 4)
+
+
+def test_smooth_labels_take_a_column_of_labels_and_refuse_a_class_too_many():
+    assert gift.smooth_labels(torch.tensor([[1], [0]]), 3).shape == (2, 3)
+    with pytest.raises(RuntimeError):
+        gift.smooth_labels(torch.tensor([3]), num_classes=3)
+
+
+def test_refine_labels_by_hand():
+    # z = (3, 4): z / |z| = (0.6, 0.8). smooth of class 0 of 2 = (0.9, 0.1), its norm sqrt(0.82).
+    refined = gift.refine_labels(torch.tensor([[3.0, 4.0]]), torch.tensor([0]), gamma=0.1, alpha=0.1)
+    norm = math.sqrt(0.82)
+    torch.testing.assert_close(refined, torch.tensor([[0.6 + 0.1 * 0.9 / norm, 0.8 + 0.1 * 0.1 / norm]]))
+
+
+def test_gift_loss_by_hand():
+    refined = (0.6 + 0.1 * 0.9 / math.sqrt(0.82), 0.8 + 0.1 * 0.1 / math.sqrt(0.82))
+    cosine = refined[0] / math.hypot(*refined)  # with the student (1, 0)
+    loss = gift.gift_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
+    assert loss.shape == () and loss.item() == pytest.approx(1 - cosine, abs=1e-6)
+
+
+def test_gift_loss_ignores_the_scale_of_either_network():
+    student, teacher, labels = torch.randn(5, 7), torch.randn(5, 7), torch.arange(5)
+    once, scaled = gift.gift_loss(student, teacher, labels), gift.gift_loss(30 * student, 0.2 * teacher, labels)
+    torch.testing.assert_close(once, scaled)
+
+
+def test_gamma_and_the_weight_of_the_readme_are_one_family():
+    """The README's (1 - w) * soft + w * hard with w = gamma / (1 + gamma): gamma = 0.1 is w = 1 / 11."""
+    student, teacher, labels = torch.randn(6, 5), torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
+    w = 1 / 11
+    mixed = (1 - w) * F.normalize(teacher, dim=1) + w * F.normalize(gift.smooth_labels(labels, 5), dim=1)
+    torch.testing.assert_close(gift.gift_loss(student, teacher, labels), gift.cosine_loss(student, mixed))
+
+
+def test_the_eight_losses_by_hand():
+    student, teacher, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([0])
+    log_p = [math.log(math.e / (math.e + 1)), math.log(1 / (math.e + 1))]  # log softmax of the student
+    q = [1 / (1 + math.e**2), math.e**2 / (1 + math.e**2)]  # softmax of the teacher
+    hard, mse, soft = -log_p[0], (1 + 4) / 2, -(q[0] * log_p[0] + q[1] * log_p[1])
+    a, b = 1 / (1 + math.exp(-1 / 20)), 1 / (1 + math.exp(-2 / 20))  # at T = 20: student's class 0, teacher's class 1
+    kl = (1 - b) * math.log((1 - b) / a) + b * math.log(b / (1 - a))  # no factor T^2
+    refined = (0.1 * 0.9 / math.sqrt(0.82), 1 + 0.1 * 0.1 / math.sqrt(0.82))
+    expected = {
+        "ce": hard, "mse": mse, "kl": kl, "softce": soft, "mse_ce": mse + 0.1 * hard, "softce_ce": soft + 0.1 * hard,
+        "cosine": 1.0, "gift": 1 - refined[0] / math.hypot(*refined),
+    }  # fmt: skip
+    measured = {name: loss(student, teacher, labels).item() for name, loss in gift.LOSSES.items()}
+    assert measured == pytest.approx(expected, rel=1e-4)
+
+
+def test_losses_are_scalars_with_gradients_and_average_over_the_batch():
+    student, teacher = torch.randn(4, 6, requires_grad=True), torch.randn(4, 6)
+    labels = torch.tensor([0, 5, 2, 2])
+    for name, loss in gift.LOSSES.items():
+        value = loss(student, teacher, labels)
+        assert value.shape == () and torch.autograd.grad(value, student)[0].abs().sum() > 0, name
+        twice = loss(student.repeat(2, 1), teacher.repeat(2, 1), labels.repeat(2))
+        torch.testing.assert_close(value, twice, msg=name)
+
+
+def test_protocol_of_the_release():
+    assert [gift.batch_size_for(n) for n in (1, 10, 11, 100, 500, 501, 20_000, 20_001)] == [
+        10, 10, 50, 50, 50, 100, 100, 200,
+    ]  # fmt: skip
+    assert [gift.epochs_for(name) for name in ("cifar10", "tinyimagenet", "imagenet-1k", "fashion")] == [
+        1000, 1000, 300, 300,
+    ]  # fmt: skip
+    # 1000 epochs: torch's MultiStepLR with milestones 666 and 833, stepped after each epoch
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [666, 833], gamma=0.2)
+    for epoch in range(1000):
+        assert gift.learning_rate_factor(epoch, 1000) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+
+
+def test_optimizers():
+    weights = [torch.zeros(2, requires_grad=True)]
+    adamw = gift.OPTIMIZERS["adamw"](weights, None)
+    assert (adamw.defaults["lr"], adamw.defaults["weight_decay"]) == (1e-3, 1e-4)  # released
+    sgd = gift.OPTIMIZERS["sgd"](weights, None)
+    assert (sgd.defaults["lr"], sgd.defaults["momentum"], sgd.defaults["weight_decay"]) == (0.1, 0.9, 5e-4)
+    assert gift.OPTIMIZERS["adam"](weights, None).defaults["lr"] == 1e-3
+    assert gift.OPTIMIZERS["sgd"](weights, 0.5).defaults["lr"] == 0.5
+
+
+def test_quadrant_view_shows_a_tile_three_times_in_four():
+    tiles = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    views = gift.quadrant_view(tiles.expand(2000, 3, 8, 8), 2, 0)
+    whole = (views == tiles).all((1, 2, 3))
+    flat = views.amax((1, 2, 3)) - views.amin((1, 2, 3)) < 1e-5
+    assert (whole | flat).all() and not (whole & flat).any()
+    assert whole.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert views[flat].amax((1, 2, 3)).round().unique().tolist() == [1, 2, 3, 4]
+    assert torch.equal(views, gift.quadrant_view(tiles.expand(2000, 3, 8, 8), 2, 0))
+
+
+def test_mean_and_population_std():
+    assert gift.mean_std([80.0, 82.0]) == {"mean": 81.0, "std": 1.0, "values": [80.0, 82.0]}

@@ -1,0 +1,288 @@
+"""Every script as a user runs it, at a tiny size; what is reused, what goes on after a kill, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+from test_common import image_folder, picture, write_numbered
+
+import benchmark
+import common
+import gift
+import synthesize
+
+TINY = ("--width", 8, "--teacher-epochs", 2, "--device", "cpu")
+
+
+def test_gift_from_nothing_to_a_result(run, tmp_path):
+    done = run("gift.py", *TINY, "--ipc", 5, "--epochs", 40, "--repeats", 2, "--out", tmp_path / "runs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for line in ("data:", "teacher:", "images:", "student:", "last epoch", "best of four checks"):
+        assert line in done.stdout
+    folder = tmp_path / "runs" / "fashion" / "gift-rded-ipc5-conv3-gift-adamw"
+    result = json.loads((folder / "result.json").read_text())
+    assert len(result["top1"]["values"]) == 2 and result["top1"]["mean"] > 15
+    assert [student["seed"] for student in result["students"]] == [0, 1]
+    assert [check[0] for check in result["students"][0]["checks"]] == [10, 20, 30, 40]
+    assert result["students"][0]["checks"][-1][1] == result["top1"]["values"][0]  # the last epoch is the result
+    assert result["settings"]["batch_size"] == 50 and result["settings"]["loss"] == "gift"
+    assert {"command", "device", "torch", "date"} <= set(result["made_with"])
+    assert result["made_with"]["command"].startswith("python gift.py --width 8")
+    images = tmp_path / "runs" / "fashion" / "rded-ipc5"
+    assert Image.open(images / "00009" / "00001.png").size == (32, 32) and (images / "grid.png").exists()
+    assert json.loads((images / "settings.json").read_text())["settings"]["crops"] == 5
+    leftovers = [path for path in tmp_path.rglob("*") if "progress" in path.name or path.name.startswith(".")]
+    assert leftovers == []
+
+
+def test_gift_reuses_what_is_finished(in_process, small_teacher):
+    out, _ = small_teacher
+    words = (*TINY, "--out", out, "--images", "random", "--ipc", 2, "--epochs", 2)
+    status, first, err = in_process(gift, *words)
+    assert status == 0, err
+    status, second, _ = in_process(gift, *words, "--repeats", 2)
+    assert status == 0
+    for line in ("reusing", "teacher.pt", "images:   reusing", "seed0.json"):
+        assert line in second
+    folder = out / "fashion" / "gift-random-ipc2-conv3-gift-adamw"
+    values = common.read_json(folder / "result.json")["top1"]["values"]
+    assert len(values) == 2
+    # other settings do not touch it
+    status, third, _ = in_process(gift, *words[:-1], 3)
+    assert status == 0 and common.read_json(folder / "result.json")["top1"]["values"] == values
+    assert len(list((out / "fashion").glob("gift-random-ipc2-conv3-gift-adamw*"))) == 2
+
+
+@pytest.mark.parametrize("loss, optimizer", [("kl", "sgd"), ("ce", "adam"), ("mse_ce", "adamw")])
+def test_gift_on_somebody_elses_images(in_process, small_teacher, tmp_path, loss, optimizer):
+    out, _ = small_teacher
+    write_numbered(tmp_path / "theirs", "new{c:03d}/class{c:03d}_id{i:03d}.jpg", ipc=1)
+    words = ("--images", tmp_path / "theirs", "--loss", loss, "--optimizer", optimizer, "--epochs", 2)
+    status, shown, err = in_process(gift, *TINY, "--out", out, *words)
+    assert status == 0, err
+    result = common.read_json(next((out / "fashion").glob(f"gift-theirs-conv3-{loss}-{optimizer}/result.json")))
+    assert result["settings"]["ipc"] == 1 and result["settings"]["batch_size"] == 10
+
+
+@pytest.mark.parametrize("method", synthesize.METHODS)
+def test_synthesize(in_process, small_teacher, method, monkeypatch):
+    out, _ = small_teacher
+    setting = synthesize.Recovery(lr=0.25, r_bn=0.01, iterations=5, roll=(0, 4), crop=True)
+    monkeypatch.setitem(synthesize.SRE2L, "fashion", setting)
+    words = (*TINY, "--out", out, "--method", method, "--ipc", 3)
+    status, shown, err = in_process(synthesize, *words)
+    assert status == 0, err
+    folder = out / "fashion" / f"{method}-ipc3"
+    assert f"{folder}" in shown and ("teacher:" in shown) == (method != "random")
+    assert len(list(folder.glob("*/*.png"))) == 30 and (folder / "grid.png").exists()
+    assert not list(folder.glob("*.pt"))
+    kept = common.read_json(folder / "settings.json")
+    assert kept["settings"]["method"] == method and kept["made_with"]["torch"] == torch.__version__
+    assert "reusing" in in_process(synthesize, *words)[1]
+
+
+def test_synthesize_sre2l_from_a_resnet(in_process, tmp_path, monkeypatch):
+    """ConvNets and ResNets both serve; here on a task small enough for a ResNet-18 on a CPU: dark against light."""
+    root = image_folder(tmp_path / "shades", count=0)
+    for split in ("train", "val"):
+        for c, name in enumerate(("dark", "light")):
+            for i in range(40):
+                picture(root / split / name / f"{i}.png", 16, shade=40 + 150 * c + i)
+    setting = synthesize.Recovery(lr=0.1, r_bn=0.01, iterations=2, roll=(0, 4), crop=True)
+    monkeypatch.setitem(synthesize.SRE2L, "cifar100", setting)
+    monkeypatch.setitem(common.TEACHER_RECIPE, "batch_size", (8, 8))
+    words = ("--dataset", root, "--teacher-arch", "resnet18_modified", "--teacher-epochs", 4, "--device", "cpu")
+    status, shown, err = in_process(synthesize, *words, "--method", "sre2l", "--ipc", 2, "--out", tmp_path / "runs")
+    assert status == 0, err
+    assert len(list((tmp_path / "runs" / "shades" / "sre2l-ipc2").glob("*/*.png"))) == 4
+
+
+def test_benchmark_prints_both_figures(in_process):
+    status, shown, err = in_process(benchmark, "--width", 8, "--batch-size", 4, "--rounds", 2, "--device", "cpu")
+    assert status == 0, err
+    assert "step ms" in shown and "bare ms" in shown and "ratio" in shown
+
+
+# --- killed and taken up again
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_at(monkeypatch, epoch):
+    """Keep progress after every epoch and stop right after `epoch`, as a kill between two writes would."""
+    save = common.Progress.save
+
+    def save_and_stop(self, done, beside=None):
+        save(self, done, beside, every_seconds=0)
+        if done == epoch:
+            raise Killed
+
+    monkeypatch.setattr(common.Progress, "save", save_and_stop)
+
+
+def test_killed_stages_end_where_uninterrupted_ones_end(fashion, options, tmp_path, monkeypatch):
+    args = options("--width", 8, "--teacher-epochs", 3, "--device", "cpu", "--out", tmp_path / "whole")
+    teacher = common.load_teacher(args, fashion)
+    args.ipc = 2
+    distilled = common.load_distilled(synthesize.distil("random", args, fashion, None), fashion)
+    run = {"arch": "conv3", "width": 8, "loss": "gift", "optimizer": "sgd", "lr": None, "epochs": 6, "batch_size": 8}
+    run["view_factor"] = 1
+    student = gift.train_student(distilled, teacher, fashion, run, 0, tmp_path / "a.pt")
+    setting = synthesize.Recovery(lr=0.1, r_bn=0.01, iterations=100, roll=(0, 4), crop=True)
+    monkeypatch.setattr(synthesize, "sre2l_settings", lambda data: setting)
+    images = common.load_distilled(synthesize.distil("sre2l", args, fashion, teacher), fashion).images
+
+    args.out = tmp_path / "killed"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 2)
+        common.load_teacher(args, fashion)
+    assert not (args.out / "fashion" / "teacher-conv3" / "teacher.pt").exists()
+    assert common.load_teacher(args, fashion).info["digest"] == teacher.info["digest"]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 4)
+        gift.train_student(distilled, teacher, fashion, run, 0, tmp_path / "b.pt")
+    assert gift.train_student(distilled, teacher, fashion, run, 0, tmp_path / "b.pt") == student
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 50)
+        synthesize.distil("sre2l", args, fashion, teacher)
+    assert torch.equal(
+        common.load_distilled(synthesize.distil("sre2l", args, fashion, teacher), fashion).images, images
+    )
+
+
+# --- bad input
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory, small_teacher):
+    """Bad input of every kind, and the small teacher to come as far as needed."""
+    root, (out, _) = tmp_path_factory.mktemp("bad"), small_teacher
+    teacher = out / "fashion" / "teacher-conv3" / "teacher.pt"
+    (root / "truncated.pt").write_bytes(teacher.read_bytes())
+    truncated(root / "truncated.pt")
+    (root / "empty.pt").write_bytes(b"")
+    torch.save({"model": common.build_model("conv3", 100, 32, 8).state_dict()}, root / "classes.pt")
+    torch.save({"model": common.build_model("conv3", 10, 64, 8).state_dict()}, root / "side.pt")
+    torch.save({"model": common.build_model("conv3", 10, 32, 8).state_dict()}, root / "untrained.pt")
+    torch.save([1, 2, 3], root / "list.pt")
+    broken = common.build_model("conv3", 10, 32, 8).state_dict()
+    torch.save({"model": {name: value * float("nan") for name, value in broken.items()}}, root / "nan.pt")
+    write_numbered(root / "nine", "{c:05d}/{i:05d}.png", classes=9)
+    write_numbered(root / "eleven", "{c:05d}/{i:05d}.png", classes=11)
+    write_numbered(root / "good", "{c:05d}/{i:05d}.png")
+    for c in range(10):
+        picture(root / "large" / f"{c:05d}" / "0.png", 64)
+        picture(root / "named" / f"thing{c}x" / "0.png", 32)
+        picture(root / "mixed" / f"{c:05d}" / "0.png", 32 if c else 16)
+        picture(root / "corrupt" / f"{c:05d}" / "0.png", 32)
+        (root / "hollow" / f"{c:05d}").mkdir(parents=True)
+    truncated(root / "corrupt" / "00003" / "0.png")
+    torch.save({"data": torch.rand(4, 3, 32, 32), "label": torch.arange(3)}, root / "lengths.pt")
+    torch.save({"data": torch.rand(10, 3, 32, 32) * 3, "label": torch.arange(10)}, root / "range.pt")
+    (root / "flat").mkdir()
+    image_folder(root / "uneven", splits=("train",))
+    picture(root / "uneven" / "test" / "cat" / "0.png")
+    image_folder(root / "single", classes=("cat",))
+    image_folder(root / "trainonly", splits=("train",))
+    (root / "file").write_text("no folder")
+    return root, teacher
+
+
+BAD = {
+    # option words, what the line must say; {b} is the folder of bad things, {t} the small teacher
+    "unknown data set": ("--dataset nosuch", "nosuch"),
+    "missing directory": ("--dataset {b}/nowhere", "nowhere"),
+    "a file as data set": ("--dataset {b}/file", "file"),
+    "no train": ("--dataset {b}/flat", "train/"),
+    "no test": ("--dataset {b}/trainonly", "val/"),
+    "uneven classes": ("--dataset {b}/uneven", "dog"),
+    "one class": ("--dataset {b}/single", "two"),
+    "imagenet not there": ("--dataset imagenet-1k --data-root {b}", "fashion needs nothing"),
+    "tiny not there": ("--dataset tinyimagenet --data-root {b}", "tiny-imagenet-200.zip"),
+    "wrong side for a set": ("--image-size 64", "32 px"),
+    "ipc 0": ("--ipc 0", "ipc"),
+    "ipc negative": ("--ipc -3", "ipc"),
+    "ipc words": ("--ipc ten", "ipc"),
+    "ipc above what RDED looks at": ("--ipc 301", "300"),
+    "ipc above the class": ("--images random --ipc 501", "500"),
+    "unknown option": ("--nosuch 3", "nosuch"),
+    "unknown loss": ("--loss l7", "l7"),
+    "unknown optimizer": ("--optimizer lion", "lion"),
+    "epochs 0": ("--epochs 0", "epochs"),
+    "repeats 0": ("--repeats 0", "repeats"),
+    "negative seed": ("--seed -1", "seed"),
+    "width 0": ("--width 0", "width"),
+    "lr 0": ("--lr 0", "lr"),
+    "no such network": ("--arch conv9", "conv9"),
+    "network too deep for the side": ("--arch conv6", "conv6"),
+    "no such teacher network": ("--teacher-arch resnet1", "resnet1"),
+    "no such device": ("--device warp", "warp"),
+    "images nowhere": ("--images {b}/nowhere", "nowhere"),
+    "images: a text file": ("--images {b}/file", "file"),
+    "images: empty folder": ("--images {b}/flat", "no images"),
+    "images: empty class folders": ("--images {b}/hollow", "no images"),
+    "images: too few classes": ("--images {b}/nine", "9 classes"),
+    "images: too many classes": ("--images {b}/eleven", "11 classes"),
+    "images: wrong side": ("--images {b}/large", "64"),
+    "images: several sides": ("--images {b}/mixed", "several sizes"),
+    "images: names that say nothing": ("--images {b}/named", "thing0x"),
+    "images: a corrupt file": ("--images {b}/corrupt", "00003"),
+    "images: another ipc": ("--images {b}/good --ipc 5", "--ipc 5"),
+    "images: labels for other images": ("--images {b}/lengths.pt", "label"),
+    "images: values outside 0 to 1": ("--images {b}/range.pt", "outside"),
+    "teacher nowhere": ("--teacher {b}/nowhere.pt", "nowhere.pt"),
+    "teacher truncated": ("--teacher {b}/truncated.pt", "truncated"),
+    "teacher empty": ("--teacher {b}/empty.pt", "empty.pt"),
+    "teacher: a list": ("--teacher {b}/list.pt", "state dict"),
+    "teacher for other classes": ("--teacher {b}/classes.pt", "100"),
+    "teacher for another side": ("--teacher {b}/side.pt", "side.pt"),
+    "teacher of another network": ("--teacher {t} --teacher-arch conv4", "conv4"),
+    "teacher near chance": ("--teacher {b}/untrained.pt", "chance"),
+    "teacher not finite": ("--teacher {b}/nan.pt", "chance"),
+    "a loss that is not finite": ("--teacher {t} --images {b}/good --optimizer sgd --loss mse --lr 1e9 --epochs 30", "diverged"),
+    "out is a file": ("--teacher {t} --images {b}/good --out {b}/file", "file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD, ids=lambda case: case.replace(" ", "-"))
+def test_bad_input_is_one_line_and_status_2(case, bad, in_process, tmp_path):
+    root, teacher = bad
+    words, expected = BAD[case]
+    words = words.format(b=root, t=teacher).split()
+    if "--out" not in words:
+        words += ["--out", str(tmp_path / "runs")]
+    if "--width" not in words:
+        words += ["--width", "8"]
+    status, out, err = in_process(gift, *words, "--device", *(["cpu"] if "--device" not in words else ["warp"]))
+    assert status == 2, (out, err)
+    lines = [line for line in err.splitlines() if "\r" not in line and line.startswith("error: ")]
+    assert len(lines) == 1 and expected in lines[0] and "Traceback" not in err
+    assert err.rstrip().endswith(lines[0])
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "settings.json"]
+    assert written == []
+
+
+def test_bad_input_in_a_process_of_its_own(run, tmp_path):
+    for script, words in (("gift.py", ["--ipc", "0"]), ("synthesize.py", ["--method", "magic"])):
+        done = run(script, *words, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_synthesize_refuses(in_process, tmp_path):
+    for words, expected in (
+        (["--method", "rded", "--factor", "3"], "factor 3"),
+        (["--method", "rded", "--factor", "2", "--ipc", "100"], "75"),
+        (["--method", "sre2l", "--teacher-arch", "vgg11"], "vgg11"),
+    ):
+        status, _, err = in_process(synthesize, *words, "--out", tmp_path / "runs", "--device", "cpu")
+        assert status == 2 and expected in err.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
