@@ -3,9 +3,9 @@
     python benchmark.py                          # conv3, width 128, batch 100: gift.py's step on CIFAR's scale
     python benchmark.py --arch resnet18_modified --image-size 64 --batch-size 100
 
-"bare" is the teacher's forward and the student's forward and backward on one fixed batch, in channels_last and under the
-same autocast; "step" is what gift.py runs: batch out of the data set, normalisation, DSA view, both networks, loss,
-optimizer. Both alternate, the median of the rounds counts. Goal: a ratio of at most 1.10.
+"bare" is the teacher's forward and the student's forward and backward on one fixed batch, in channels_last and under
+the same autocast; "step" is what gift.py runs: batch out of the data set, normalisation, DSA view, both networks, loss,
+optimizer. Both alternate; medians over the rounds. Goal: a ratio of at most 1.10.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""What the scripts share: user errors and stages, options, data sets, networks, augmentation seeds, teachers, distilled sets.
+"""What the scripts share: errors, stages, options, augmentation seeds, networks, data sets, teachers, distilled sets.
 
 A helper stands here when two scripts need it and no paper is about it; what a paper is about stands in its own script.
 The functions on plain tensors (ConvNet, resized_crop, dsa, ...) need torch and numpy alone and can be lifted out.
@@ -16,7 +16,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -232,8 +232,13 @@ def random_stream(*seed: int) -> np.random.RandomState:
     return np.random.RandomState(seed)
 
 
-# Purposes: the second number of a seed, so that no two uses within a stage share a stream.
-ORDER, VIEW, CHOICE, CROPS, NOISE, TILES = range(6)
+# Purposes: they follow the run's seed, so that no two uses share a stream.
+TEACHER, ORDER, VIEW, CHOICE, CROPS, NOISE, TILES, WEIGHTS = range(8)
+
+
+def seed_torch(*seed: int):
+    """Seed torch's own generator, for fresh weights and for dropout. A student must not begin as its teacher did."""
+    torch.manual_seed(int(random_stream(*seed).randint(2**31 - 1)))
 
 
 def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
@@ -266,7 +271,7 @@ def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
 
 
 def dsa(images: Tensor, draws: Tensor) -> Tensor:
-    """DSA views of normalised images [B, 3, S, S], as drawn by dsa_draws; zeros (the mean colour) fill what is empty."""
+    """DSA views of normalised images [B, 3, S, S], as drawn by dsa_draws; what is empty is 0, the mean colour."""
     side = images.shape[-1]
     flip, brightness, saturation, contrast = draws[:, :4].T[:, :, None, None, None]
     x = torch.where(flip > 0, images.flip(3), images) + brightness
@@ -306,7 +311,7 @@ def crop_boxes(u: np.ndarray, height, width, scale=(0.08, 1.0), ratio=(3 / 4, 4 
 
 
 def crop_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """Rows [N, size, side] that resample `length` pixels from `start` on to `size`: bilinear, antialiased when shrinking.
+    """Rows [N, size, side] that resample `length` pixels from `start` to `size`: bilinear, antialiased if it shrinks.
 
     A crop that reaches outside the image finds zeros there.
     """
@@ -321,9 +326,9 @@ def crop_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
 def resized_crop(images: Tensor, boxes: Tensor, size: int, flip=None, roll=None) -> Tensor:
     """Crop boxes [N, 4] (top, left, height, width) of float images [N, C, H, W], resized to [N, C, size, size].
 
-    Then mirrored where flip [N] is true, and rolled by roll [N, 2] pixels down and right. All of it is linear and acts on
-    rows and columns apart, so a view is rows @ image @ columns': a batched product, differentiable and the same on any
-    device. The resize is that of torchvision's resized_crop(antialias=True).
+    Then mirrored where flip [N] is true, and rolled by roll [N, 2] pixels down and right. All of it is linear and acts
+    on rows and columns apart, so a view is rows @ image @ columns': a batched product, differentiable, on any device.
+    The resize is that of torchvision's resized_crop(antialias=True).
     """
     boxes = boxes.to(torch.float32)
     rows = crop_weights(boxes[:, 0], boxes[:, 2], images.shape[-2], size)
@@ -338,7 +343,7 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flip=None, roll=None)
 
 
 def crop_flip_roll_draws(count: int, side: int, roll: tuple[int, int], crop: bool, *seed: int) -> Tensor:
-    """`count` views for synthesis as int64 [count, 7]: crop box (4), flip, roll down and right (inclusive range `roll`).
+    """`count` views for synthesis, int64 [count, 7]: crop box (4), flip, roll down and right (inclusive range `roll`).
 
     Without `crop` the box is the whole image and nothing is flipped (SRe2L on CIFAR).
     """
@@ -356,7 +361,7 @@ def crop_flip_roll_draws(count: int, side: int, roll: tuple[int, int], crop: boo
 class ConvNet(nn.Module):
     """depth x [conv 3x3, BatchNorm, ReLU, 2x2 average pool], then one linear layer on the flattened map.
 
-    Parameter names are those of the published checkpoints of RDED and GIFT: layers.conv.{i}, layers.norm.{i}, classifier.
+    Parameter names are those of RDED's and GIFT's checkpoints: layers.conv.{i}, layers.norm.{i}, classifier.
     """
 
     def __init__(self, depth, num_classes, image_size, width=128):
@@ -377,8 +382,8 @@ def build_model(arch: str, num_classes: int, image_size: int, width: int = 128) 
     """A network with fresh weights, in channels_last, for [B, 3, image_size, image_size] -> logits [B, num_classes].
 
     conv3 ... conv6 (`width` channels); <torchvision ResNet>_modified, with a 3x3 stride-1 stem and no max-pool (32 and
-    64 px); or any torchvision classification model by name. UserError where there is no such model, or where the side is
-    too small for it.
+    64 px); or any torchvision classification model by name. UserError where there is no such model, or where it cannot
+    take that side.
     """
     base = arch.removesuffix("_modified")
     if re.fullmatch(r"conv[3-6]", arch):
@@ -422,6 +427,7 @@ class Defaults(NamedTuple):
     where: str  # to get it
 
 
+FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
 DATASETS = {
     "fashion": Defaults(32, 32, "conv3", FASHION_COLOURS, 12, "it lies in this repository, in data/fashion"),
     "fashionmnist": Defaults(32, 32, "conv3", FASHION_COLOURS, 20, "torchvision downloads it"),
@@ -469,7 +475,7 @@ class Split:
         return self.pixels[index] if self.paths is None else to_tensor(read_image(self.paths[index]))
 
     def test_view(self, index) -> Tensor:
-        """The image at the side in use: as it is if it fits, else the shorter side resized (to 8/7 of it), centre cut."""
+        """The image at the side in use: as it is if it fits, else resized by its shorter side, and the centre cut."""
         image = read_image(self.paths[index])
         if image.size != (self.side, self.side):
             # 256 -> 224, 146 -> 128, 73 -> 64 for ImageNet and its subsets (GIFT's code); no margin for other folders
@@ -496,7 +502,7 @@ class Split:
         return self.load(indices) if self.paths is None else self.decode(indices.tolist())
 
     def batches(self, size):
-        """All images in order as (uint8 [B, 3, S, S], labels [B]); from disk, the next batch is read during this one."""
+        """All images in order, (uint8 [B, 3, S, S], labels [B]); from disk, the next batch is read during this one."""
         chunks = torch.arange(len(self)).split(size)
         with ThreadPoolExecutor(1) as reader:
             coming = None if self.resident else reader.submit(self.load, chunks[0])
@@ -508,7 +514,7 @@ class Split:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of every pixel and label where the set is made of arrays; of file names, sizes and labels where it is files."""
+        """Of every pixel and label of a set of arrays; of file names, file sizes and labels of a set of files."""
         if self.paths is None:
             return digest({"images": self.pixels, "labels": self.labels})
         names = [(Path(p).parent.name, Path(p).name, os.path.getsize(p)) for p in self.paths]
@@ -540,9 +546,15 @@ class Dataset(NamedTuple):
         return {"dataset": self.name, "image_size": self.image_size, "colours": self.colours, "fingerprint": prints}
 
 
+@lru_cache
+def colour_tensors(colours, device):
+    """Mean and standard deviation of the colours, each [1, 3, 1, 1]; kept, as copying them costs a GPU a stop."""
+    return [torch.tensor(values, device=device).view(1, 3, 1, 1) for values in colours]
+
+
 def normalize(images: Tensor, colours) -> Tensor:
     """uint8 images, or floats in [0, 1], [B, 3, S, S] -> float32 in units of the data set's colours, channels_last."""
-    mean, std = (torch.tensor(c, device=images.device).view(1, 3, 1, 1) for c in colours)
+    mean, std = colour_tensors(colours, images.device)
     x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
@@ -575,8 +587,8 @@ def read_torchvision(name, data_root):
 
 
 def missing(name, *looked_for):
-    places = ", ".join(str(place) for place in looked_for)
-    return f"data set {name} not found: looked in {places}; get it: {DATASETS[name].where}; --dataset fashion needs nothing"
+    where = f"looked in {', '.join(map(str, looked_for))}; get it: {DATASETS[name].where}"
+    return f"data set {name} not found: {where}; --dataset fashion needs nothing"
 
 
 def read_class_folders(folder: Path):
@@ -613,10 +625,8 @@ def load_dataset(args) -> Dataset:
         held_out = root / ("val" if (root / "val").is_dir() else "test")
         test_classes, test_paths, test_labels = read_class_folders(held_out)
         if classes != test_classes:
-            odd = sorted(set(classes) ^ set(test_classes))
-            raise UserError(
-                f"{root}: train/ has {len(classes)} classes, {held_out.name}/ {len(test_classes)}; {odd[0]} is in one only"
-            )
+            odd, counts = sorted(set(classes) ^ set(test_classes))[0], (len(classes), len(test_classes))
+            raise UserError(f"{root}: train/ and {held_out.name}/ have {counts} classes; {odd} is in one only")
         if name in DATASETS:
             conv_side, side, arch, colours, epochs, _ = DATASETS[name]
             side = conv_side if is_conv else side
@@ -629,16 +639,14 @@ def load_dataset(args) -> Dataset:
         margin = name in DATASETS and name != "tinyimagenet"
         pairs = ((train_paths, train_labels), (test_paths, test_labels))
         splits = [Split(labels, device, paths=paths, side=side, margin=margin) for paths, labels in pairs]
-        name = name if name in DATASETS else root.resolve().name
+        if name not in DATASETS:  # a folder called cifar10 need not be CIFAR-10
+            name = root.resolve().name
+            name += "-folder" * (name in DATASETS)
     if len(classes) < 2:
         raise UserError(f"{name} has {len(classes)} class: at least two are needed")
-    print(
-        f"data:     {name}: {len(splits[0]):,} training and {len(splits[1]):,} test images, {len(classes)} classes, {side} px"
-    )
+    counts = f"{len(splits[0]):,} training and {len(splits[1]):,} test images"
+    print(f"data:     {name}: {counts}, {len(classes)} classes, {side} px")
     return Dataset(name, list(classes), side, colours, arch, width, epochs, *splits)
-
-
-FASHION_CLASSES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
 
 
 def find_folders(name, data_root) -> Path:
@@ -656,9 +664,7 @@ def find_folders(name, data_root) -> Path:
     if name in DATASETS:
         raise UserError(missing(name, *places))
     if places[0].is_dir():
-        raise UserError(
-            f"--dataset {name}: a data set needs the folders train/ and val/ (or test/), with a folder per class"
-        )
+        raise UserError(f"--dataset {name}: it needs the folders train/ and val/ (or test/), with a folder per class")
     raise UserError(f"--dataset {name} is neither a directory nor one of {', '.join(DATASETS)}")
 
 
@@ -667,7 +673,7 @@ def find_folders(name, data_root) -> Path:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, split: Split, colours, batch_size=500) -> tuple[float, float]:
+def accuracy(model: nn.Module, split: Split, colours, batch_size=200) -> tuple[float, float]:
     """Top-1 and top-5 in percent on every image of a split (top-C where there are fewer than five classes)."""
     model.eval()
     hits = torch.zeros(2, device=split.device)
@@ -711,7 +717,9 @@ def judge_teacher(accuracy, expected, num_classes, name, cause=WRONG_ORDER):
     """
     chance = 100 / num_classes
     if not accuracy > chance + (100 - chance) / 20:
-        raise UserError(f"{name} is right on {accuracy:.1f} % of the test images, near chance ({chance:.1f} %): {cause}")
+        raise UserError(
+            f"{name} is right on {accuracy:.1f} % of the test images, near chance ({chance:.1f} %): {cause}"
+        )
     if expected is not None and accuracy < expected - 2:
         return f"warning: {name} reaches {accuracy:.1f} %, well below the expected {expected:.1f} %: {cause}"
     return None
@@ -728,7 +736,7 @@ def teacher_views(images: Tensor, *seed: int) -> Tensor:
         boxes = np.concatenate([shift, np.full((count, 2), side)], 1)
     else:
         boxes = crop_boxes(u[:, :40].reshape(count, 10, 4), side, side, scale=(0.25, 1))
-    draws = torch.from_numpy(np.concatenate([boxes, u[:, 40:] < 0.5], 1)).to(images.device)
+    draws = torch.from_numpy(np.concatenate([boxes, u[:, 40:] < 0.5], 1).astype(np.float32)).to(images.device)
     return resized_crop(images, draws[:, :4], side, flip=draws[:, 4] > 0).contiguous(memory_format=torch.channels_last)
 
 
@@ -746,15 +754,15 @@ def train_teacher(model, data: Dataset, epochs, seed, progress_path):
     bar = tqdm(range(first, epochs), "training the teacher", epochs, initial=first, unit="epoch", leave=False)
     for epoch in bar:
         model.train()
-        torch.manual_seed(seed * 1_000_003 + epoch)  # for networks with dropout
-        order = torch.from_numpy(random_stream(seed, ORDER, epoch).permutation(len(train)))
+        seed_torch(seed, TEACHER, epoch)  # for networks with dropout
+        order = torch.from_numpy(random_stream(seed, TEACHER, ORDER, epoch).permutation(len(train)))
         epoch_loss = torch.zeros((), device=device)
         for step in range(steps):
             done = (epoch * steps + step + 1) / (epochs * steps + 1)
             rate = recipe["lr"] * min(done / recipe["warmup"], (1 - done) / (1 - recipe["warmup"]))
             optimizer.param_groups[0]["lr"] = rate
             batch = order[step * batch_size : (step + 1) * batch_size]
-            images = teacher_views(normalize(train.load(batch), data.colours), seed, VIEW, epoch, step)
+            images = teacher_views(normalize(train.load(batch), data.colours), seed, TEACHER, VIEW, epoch, step)
             with autocast(device):
                 logits = model(images)
             loss = F.cross_entropy(logits.float(), train.labels[batch.to(device)])
@@ -798,17 +806,18 @@ class Teacher(NamedTuple):
 
 
 def load_teacher(args, data: Dataset) -> Teacher:
-    """The teacher of --teacher; or torchvision's for ImageNet-1K; or one trained here, once. States its test accuracy."""
+    """The teacher of --teacher, torchvision's for ImageNet-1K, or one trained here, once. States its test accuracy."""
     arch = args.teacher_arch or args.arch or data.default_arch
     expected = PUBLISHED_TEACHERS.get((data.name, arch))
     epochs = args.teacher_epochs or data.teacher_epochs
-    unfinished, origin = None, "from"
+    unfinished, origin, cause = None, "from", WRONG_ORDER
     if args.teacher:
         model, recorded = read_teacher(args.teacher, arch, data, data.default_width)
         expected, source = recorded or expected, str(args.teacher)
     elif data.name == "imagenet-1k":
         model, expected, source = torchvision_teacher(arch, data)
     else:
+        cause = TOO_SHORT
         settings = {
             "stage": "teacher", "data": data.describe(), "arch": arch, "width": data.default_width, "epochs": epochs,
             "seed": args.seed, "recipe": TEACHER_RECIPE,
@@ -821,7 +830,7 @@ def load_teacher(args, data: Dataset) -> Teacher:
             origin = "reusing"
             model, expected = read_teacher(file, arch, data, data.default_width)
         else:
-            torch.manual_seed(args.seed)
+            seed_torch(args.seed, TEACHER)
             model = build_model(arch, data.num_classes, data.image_size, data.default_width).to(data.device)
             unfinished, origin = folder / "progress.pt", "kept in"
             train_teacher(model, data, epochs, args.seed, unfinished)
@@ -834,7 +843,6 @@ def load_teacher(args, data: Dataset) -> Teacher:
         unfinished.unlink(missing_ok=True)
     width = len(model.layers["conv"][0].weight) if isinstance(model, ConvNet) else None
     named = f"{arch} of width {width}" if width else arch
-    cause = WRONG_ORDER if args.teacher else TOO_SHORT
     warning = judge_teacher(top1, expected, data.num_classes, f"the teacher ({named}, {source})", cause)
     print(f"teacher:  {named}: {top1:.1f} % of the {len(data.test):,} test images ({origin} {source})")
     if warning:
@@ -844,7 +852,7 @@ def load_teacher(args, data: Dataset) -> Teacher:
 
 
 def torchvision_teacher(arch, data):
-    """ImageNet-1K: torchvision's first weights of that name, those of SRe2L, RDED and GIFT, and their stated accuracy."""
+    """ImageNet-1K: torchvision's first weights of that name (as SRe2L, RDED and GIFT), and their stated accuracy."""
     build_model(arch, data.num_classes, data.image_size)  # complains about unknown names
     try:
         weights = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"]
@@ -886,7 +894,7 @@ def save_distilled(folder: Path, images: Tensor, labels: Tensor, device):
 
 
 def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
-    """A distilled set as found in the wild: a folder of class folders (ours, RDED's, SRe2L's or LPLD's), or GIFT's data.pt.
+    """A distilled set as found in the wild: class folders (ours, RDED's, SRe2L's, LPLD's) or GIFT's data.pt.
 
     The class of a folder is the number in its name (00007, new007), or the data set's class of that name.
     """
@@ -908,10 +916,8 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
         )
     counts = torch.bincount(labels, minlength=data.num_classes)
     if len(counts) > data.num_classes or counts.min() == 0:
-        present = int((counts > 0).sum())
-        raise UserError(
-            f"--images {path} has images of {present} classes (largest number {len(counts) - 1}), {data.name} has {data.num_classes}"
-        )
+        found = f"{(counts > 0).sum()} classes, the last one number {labels.max()}"
+        raise UserError(f"--images {path} has images of {found}; {data.name} has classes 0 to {data.num_classes - 1}")
     if ipc and (counts != ipc).any():
         raise UserError(f"--images {path} has {counts.min()} to {counts.max()} images per class, not --ipc {ipc}")
     info = {
@@ -922,7 +928,7 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
 
 
 def read_data_pt(file: Path):
-    """GIFT's format: {"data": floats [N, 3, S, S] in [0, 1], "label": class indices [N] or [N, 1], or soft [N, C] (DATM)}."""
+    """GIFT's format: {"data": floats [N, 3, S, S] in [0, 1], "label": classes [N] or [N, 1], or soft [N, C] (DATM)}."""
     kept = load_tensors(file, "--images")
     images, labels = (kept.get("data"), kept.get("label")) if isinstance(kept, dict) else (None, None)
     if (

@@ -4,9 +4,9 @@
     python gift.py --dataset cifar100 --ipc 10                    # the paper's setting
     python gift.py --dataset cifar100 --images path/to/any/distilled/set --loss kl --optimizer sgd
 
-GIFT makes no images. It takes any distilled set and changes the loss that trains the student: soft labels (the teacher's
-logits on the augmented image) are refined with the smoothed hard label, and the student's logits are pulled towards them
-by cosine similarity. "Released code" below is LINs-lab/GIFT.
+GIFT makes no images. It takes any distilled set and changes the loss that trains the student: soft labels (the
+teacher's logits on the augmented image) are refined with the smoothed hard label, and the student's logits are pulled
+towards them by cosine similarity. "Released code" below is LINs-lab/GIFT.
 """
 
 import statistics
@@ -113,7 +113,7 @@ def learning_rate_factor(epoch: int, epochs: int) -> float:
 
 
 def quadrant_view(images: Tensor, factor: int, *seed: int) -> Tensor:
-    """RDED's mosaics, per image with probability 1 - 1 / factor^2: one of the factor^2 tiles, resized to the full side."""
+    """RDED's mosaics: with probability 1 - 1 / factor^2 an image shows one of its factor^2 tiles at the full side."""
     side, u = images.shape[-1], common.random_stream(*seed).random_sample((len(images), 3))
     tile = side // factor
     cell = np.concatenate([np.floor(u[:, :2] * factor) * tile, np.full((len(images), 2), tile)], 1)
@@ -134,26 +134,22 @@ def training_step(student, teacher, optimizer, images: Tensor, labels: Tensor, l
     return value.detach()
 
 
-def train_student(
-    distilled: Distilled, teacher: Teacher, data: Dataset, run: dict, seed: int, progress_path: Path
-) -> dict:
+def train_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: dict, seed: int, progress: Path) -> dict:
     """Train one student as the settings `run` say and score it on the test set after each quarter of the epochs."""
-    torch.manual_seed(seed)
+    common.seed_torch(seed, common.WEIGHTS)
     student = common.build_model(run["arch"], data.num_classes, data.image_size, run["width"]).to(data.device)
     optimizer = OPTIMIZERS[run["optimizer"]](student.parameters(), run["lr"])
     base_lr, epochs = optimizer.param_groups[0]["lr"], run["epochs"]
-    progress = common.Progress(progress_path, student=student, optimizer=optimizer)
+    progress = common.Progress(progress, student=student, optimizer=optimizer)
     first, checks = progress.load()
     checks = checks or []
     bar = tqdm(range(first, epochs), f"student, seed {seed}", epochs, initial=first, unit="epoch", leave=False)
     for epoch in bar:
         student.train()
-        torch.manual_seed(seed * 1_000_003 + epoch)  # for networks with dropout
+        common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
         optimizer.param_groups[0]["lr"] = base_lr * learning_rate_factor(epoch, epochs)
-        order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images))).to(
-            data.device
-        )
-        for step, batch in enumerate(order.split(run["batch_size"])):  # the last partial batch is kept
+        order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
+        for step, batch in enumerate(order.to(data.device).split(run["batch_size"])):  # the last partial one is kept
             images = common.normalize(distilled.images[batch], data.colours)
             if run["view_factor"] > 1:
                 images = quadrant_view(images, run["view_factor"], seed, common.TILES, epoch, step)
@@ -161,9 +157,7 @@ def train_student(
             loss = training_step(student, teacher.model, optimizer, images, distilled.labels[batch], run["loss"])
         if epoch % 10 == 9 or epoch == epochs - 1:
             if not loss.isfinite():
-                raise UserError(
-                    f"the loss is {loss.item()} in epoch {epoch + 1}: training has diverged (a smaller --lr?)"
-                )
+                raise UserError(f"the loss is {loss.item()} in epoch {epoch + 1}: training diverged (a smaller --lr?)")
             bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{checks[-1][1]:.1f}" if checks else "-")
         if epoch + 1 in {epochs * quarter // 4 for quarter in range(1, 5)}:
             checks.append((epoch + 1, *common.accuracy(student, data.test, data.colours)))
@@ -220,7 +214,7 @@ def train_repeats(distilled, teacher, data, run: dict, seeds, folder: Path) -> l
 
 
 def summarize(students: list[dict]) -> dict:
-    """Last-epoch accuracy on the test set, which is the result; and beside it the best of the four checks, which is not."""
+    """Last-epoch accuracy on the test set, which is the result; beside it the best of the four checks, which is not."""
     return {
         "top1": mean_std([student["top1"] for student in students]),
         "top5": mean_std([student["top5"] for student in students]),
@@ -230,25 +224,14 @@ def summarize(students: list[dict]) -> dict:
 
 def main():
     parser = common.common_options(__doc__)
-    add, methods = parser.add_argument, synthesize.METHODS
-    add(
-        "--images", default="rded", help=f"a distilled set's folder or data.pt, or {', '.join(methods)} (default: rded)"
-    )
+    add, methods, positive = parser.add_argument, synthesize.METHODS, common.at_least(1)
+    add("--images", default="rded", help=f"distilled set: folder or data.pt, or one of {', '.join(methods)}, made here")
     add("--loss", choices=LOSSES, default="gift", help="default: gift")
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="default: adamw, the paper's")
     add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: 1e-3; sgd 0.1)")
-    add("--epochs", type=common.at_least(1), help="of the student (default: 1000; ImageNet-1K and fashion 300)")
-    add(
-        "--repeats",
-        type=common.at_least(1),
-        default=1,
-        help="students, with seeds --seed, --seed + 1, ... (default: 1)",
-    )
-    add(
-        "--view-factor",
-        type=common.at_least(1),
-        help="tiles per side of mosaics, shown one by one (default: by the set)",
-    )
+    add("--epochs", type=positive, help="of the student (default: 1000; ImageNet-1K and fashion 300)")
+    add("--repeats", type=positive, default=1, help="students, with seeds --seed, --seed + 1, ... (default: 1)")
+    add("--view-factor", type=positive, help="tiles per side of mosaics, shown one by one (default: by the set)")
     args = parser.parse_args()
 
     data = common.load_dataset(args)
@@ -262,27 +245,21 @@ def main():
         teacher = common.load_teacher(args, data)
 
     run = run_settings(args, data, teacher, distilled)
-    images = Path(distilled.info["folder"]).name
-    folder = common.stage_folder(
-        args.out / data.name, f"gift-{images}-{run['arch']}-{run['loss']}-{run['optimizer']}", run
-    )
+    name = f"gift-{Path(distilled.info['folder']).name}-{run['arch']}-{run['loss']}-{run['optimizer']}"
+    folder = common.stage_folder(args.out / data.name, name, run)
     students = train_repeats(distilled, teacher, data, run, range(args.seed, args.seed + args.repeats), folder)
     result = summarize(students)
     parts = {"settings": run, "teacher": teacher.info, "images": distilled.info, "students": students}
     common.save_json(folder / "result.json", {**result, **parts, "made_with": common.made_with(data.device)})
 
-    print(
-        f"student:  {run['arch']}, loss {run['loss']}, {run['optimizer']}, {run['epochs']} epochs of {len(distilled.images)} "
-        f"images, batch {run['batch_size']}, {len(students)} repeat{'s' * (len(students) > 1)}\n"
-    )
     top1, top5, best = ("{mean:5.1f} ± {std:.1f}".format(**figure) for figure in result.values())
-    print(
-        f"                                        top-1 %        top-5 %\nlast epoch, on the test set         {top1}    {top5}"
-    )
-    print(f"best of four checks on the test set {best}    (flatters; what the released code reports)")
-    print(
-        f"teacher                             {teacher.info['accuracy']:5.1f}\n\neverything about this run: {folder / 'result.json'}"
-    )
+    count = f"{len(distilled.images)} images in batches of {run['batch_size']}"
+    print(f"student:  {run['arch']}: {run['loss']} loss, {run['optimizer']}, {run['epochs']} epochs of {count}")
+    print(f"result:   {folder / 'result.json'}\n")
+    print(f"test set, %, {args.repeats} student{'s' * (args.repeats > 1):24} top-1         top-5")
+    print(f"last epoch: the result               {top1}   {top5}")
+    print(f"best of four checks (flatters)       {best}                 the figure that the released code reports")
+    print(f"teacher                              {teacher.info['accuracy']:5.1f}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python synthesize.py --method random --ipc 10                    # real images of the embedded data set
     python synthesize.py --method rded --dataset cifar100 --ipc 10   # the teacher's favourite crops of real images
-    python synthesize.py --method sre2l --dataset cifar100 --ipc 10  # optimised to fit the teacher's BatchNorm statistics
+    python synthesize.py --method sre2l --dataset cifar100 --ipc 10  # optimised to the teacher's BatchNorm statistics
 
 Writes an ImageFolder of PNGs under --out (00000/00000.png, ...), settings.json and a picture of it, grid.png.
 """
@@ -52,7 +52,7 @@ def square_crops(images: Tensor, u: np.ndarray, size: int) -> Tensor:
 
 @torch.no_grad()
 def realism_losses(teacher: nn.Module, patches: Tensor, label: int, side: int, colours) -> Tensor:
-    """The teacher's cross-entropy [n] for class `label` on patches [n, 3, s, s], normalised, then zero-padded to `side`."""
+    """The teacher's cross-entropy [n] for a class on patches [n, 3, s, s], normalised, then zero-padded to `side`."""
     losses = []
     for part in patches.split(500):
         before = (side - part.shape[-1]) // 2
@@ -77,7 +77,7 @@ def select_patches(losses: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def tile_patches(patches: Tensor, factor: int) -> Tensor:
-    """Mosaics [n, 3, factor * s, factor * s] of ranked patches [n * factor^2, 3, s, s]: image j has ranks j, j + n, ..."""
+    """Mosaics [n, 3, f * s, f * s] from ranked patches [n * f^2, 3, s, s]: image j is ranks j, j + n, ..."""
     grid = patches.unflatten(0, (factor, factor, -1))  # [row, column, n, 3, s, s]
     return grid.permute(2, 3, 0, 4, 1, 5).flatten(4).flatten(2, 3)
 
@@ -136,8 +136,9 @@ def sre2l_settings(data: Dataset) -> Recovery:
 def bn_distance(x: Tensor, mean: Tensor, variance: Tensor, groups: int) -> Tensor:
     """||mean(x) - mean||_2 + ||var(x) - variance||_2 for each group of images, [groups].
 
-    x [groups * n, C, H, W]: input of a BatchNorm layer, one group after the other; its mean and biased variance are taken
-    over images and pixels of a group. mean, variance: [C], or [groups, C]. Source: SRe2L, recover/utils.py, BNFeatureHook.
+    x [groups * n, C, H, W]: input of a BatchNorm layer, one group after the other; its mean and biased variance are
+    taken over images and pixels of a group. mean, variance: [C], or [groups, C].
+    Source: SRe2L's released code, recover/utils.py, BNFeatureHook.
     """
     var, avg = torch.var_mean(x.float().unflatten(0, (groups, -1)), dim=(1, 3, 4), correction=0)
     return (avg - mean).norm(dim=1) + (var - variance).norm(dim=1)
@@ -202,7 +203,7 @@ def recover(
             hook.remove()
     if not images.isfinite().all():
         raise UserError("recovery has diverged: the images are not finite")
-    mean, std = (torch.tensor(c, device=device).view(1, 3, 1, 1) for c in data.colours)
+    mean, std = common.colour_tensors(data.colours, device)
     return to_bytes((images.detach() * std + mean) * 255).view(groups, n, 3, side, side)
 
 

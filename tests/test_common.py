@@ -85,7 +85,7 @@ def test_cifar100_from_an_archive_in_its_real_format(tmp_path, monkeypatch, opti
 
 def test_fashionmnist_is_padded_and_grey(tmp_path, monkeypatch, options):
     class Small:
-        classes = list("abcdefghij")
+        classes = tuple("abcdefghij")
 
         def __init__(self, root, train, download):
             assert download and root == tmp_path
@@ -203,12 +203,12 @@ def test_a_teacher_is_judged_before_anything_rests_on_it():
     assert "well below the expected 72.3 %" in common.judge_teacher(58.6, 72.27, 100, "it")  # RDED issue 3
     assert "class order" in common.judge_teacher(58.6, 72.27, 100, "it")
     for near_chance, classes in ((1.2, 100), (11.0, 10), (float("nan"), 10), (52.0, 2)):
-        with pytest.raises(common.UserError, match="chance.*class order"):
+        with pytest.raises(common.UserError, match=r"chance.*class order"):
             common.judge_teacher(near_chance, None, classes, "it")
 
 
 def test_published_checkpoint_formats(tmp_path, fashion):
-    """State dict under `model` with training options beside it (RDED, GIFT), under `state_dict` with `module.` (SRe2L)."""
+    """State dict under `model`, with training options beside it (RDED, GIFT); or under `state_dict` (SRe2L)."""
     model = common.build_model("resnet18_modified", 10, 32)
     state = model.state_dict()
     torch.save({"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, tmp_path / "rded.pth")

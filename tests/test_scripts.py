@@ -230,7 +230,7 @@ BAD = {
     "images: empty folder": ("--images {b}/flat", "no images"),
     "images: empty class folders": ("--images {b}/hollow", "no images"),
     "images: too few classes": ("--images {b}/nine", "9 classes"),
-    "images: too many classes": ("--images {b}/eleven", "11 classes"),
+    "images: too many classes": ("--images {b}/eleven", "11 classes, the last one number 10"),
     "images: wrong side": ("--images {b}/large", "64"),
     "images: several sides": ("--images {b}/mixed", "several sizes"),
     "images: names that say nothing": ("--images {b}/named", "thing0x"),
@@ -247,7 +247,7 @@ BAD = {
     "teacher of another network": ("--teacher {t} --teacher-arch conv4", "conv4"),
     "teacher near chance": ("--teacher {b}/untrained.pt", "chance"),
     "teacher not finite": ("--teacher {b}/nan.pt", "chance"),
-    "a loss that is not finite": ("--teacher {t} --images {b}/good --optimizer sgd --loss mse --lr 1e9 --epochs 30", "diverged"),
+    "a loss that is not finite": ("--teacher {t} --images {b}/good --loss mse --lr 1e9 --epochs 30", "diverged"),
     "out is a file": ("--teacher {t} --images {b}/good --out {b}/file", "file"),
 }  # fmt: skip
 

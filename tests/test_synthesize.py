@@ -84,8 +84,8 @@ def test_bn_distance_is_two_norms_over_channels():
 
 @pytest.mark.parametrize("arch", ["conv3", "resnet18_modified"])
 def test_groups_recovered_together_are_those_recovered_alone(arch, fashion, tmp_path):
-    """Summed group losses, per-group statistics and draws: joint optimisation is one group at a time, up to rounding (which
-    Adam turns into whole steps where a gradient is nearly zero)."""
+    """Summed group losses, per-group statistics and draws: joint optimisation is one group at a time, up to rounding
+    (which Adam turns into whole steps where a gradient is nearly zero)."""
     torch.manual_seed(0)
     teacher = common.build_model(arch, 10, 32, 4).eval().requires_grad_(False)
     layers = [layer for layer in teacher.modules() if isinstance(layer, nn.BatchNorm2d)]
@@ -110,7 +110,8 @@ def test_recovery_lowers_both_terms(fashion, small_teacher, tmp_path):
     statistics = [(layer.running_mean, layer.running_var) for layer in layers]
     setting = synthesize.Recovery(lr=0.25, r_bn=0.01, iterations=60, roll=(0, 4), crop=False)
     targets = torch.arange(10)[None]
-    images = synthesize.recover(teacher.model, targets, statistics, setting, fashion, 0, [0], tmp_path / "progress.pt")
+    path = tmp_path / "progress.pt"
+    images = synthesize.recover(teacher.model, targets, statistics, setting, fashion, 0, [0], path)
     x = common.normalize(images[0], fashion.colours)
     noise = torch.randn_like(x)
     assert (teacher.model(x).argmax(1) == targets[0]).float().mean() >= 0.8

@@ -2,8 +2,8 @@
 
     python data/fashion/make_sheets.py FOLDER_WITH_THE_GZ_FILES [OUT]
 
-The first 500 training and the first 200 test images of each class, in the order of the published files, as lossless grey
-PNGs, one per class and split: 28 x 28 tiles, 25 (train) or 20 (test) to a row, left to right, top to bottom.
+The first 500 training and the first 200 test images of each class, in the order of the published files, as lossless
+grey PNGs, one per class and split: 28 x 28 tiles, 25 (train) or 20 (test) to a row, left to right, top to bottom.
 """
 
 import gzip
