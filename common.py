@@ -115,9 +115,10 @@ def made_with(device) -> dict:
 def read_settings(folder: Path) -> dict:
     """settings.json of a stage: {"settings": ...}, with "made_with" once the stage is finished; {} if there is none."""
     try:
-        return read_json(folder / "settings.json")
+        kept = read_json(folder / "settings.json")
     except (OSError, ValueError):
         return {}
+    return kept if isinstance(kept, dict) and isinstance(kept.get("settings"), dict) else {}
 
 
 def stage_folder(parent: Path, name: str, settings: dict) -> Path:
@@ -710,18 +711,16 @@ WRONG_ORDER = "the likely cause is a class order other than the data set's (sort
 TOO_SHORT = "the likely cause is too short a training (--teacher-epochs)"
 
 
-def judge_teacher(accuracy, expected, num_classes, name, cause=WRONG_ORDER):
+def judge_teacher(top1, expected, num_classes, name, cause=WRONG_ORDER):
     """A warning if a teacher is more than two points below the figure expected of it, else None.
 
     UserError if it is near chance: not a twentieth of the way from chance (100 / C percent) to perfect.
     """
     chance = 100 / num_classes
-    if not accuracy > chance + (100 - chance) / 20:
-        raise UserError(
-            f"{name} is right on {accuracy:.1f} % of the test images, near chance ({chance:.1f} %): {cause}"
-        )
-    if expected is not None and accuracy < expected - 2:
-        return f"warning: {name} reaches {accuracy:.1f} %, well below the expected {expected:.1f} %: {cause}"
+    if not top1 > chance + (100 - chance) / 20:
+        raise UserError(f"{name} is right on {top1:.1f} % of the test images, near chance ({chance:.1f} %): {cause}")
+    if expected is not None and top1 < expected - 2:
+        return f"warning: {name} reaches {top1:.1f} %, well below the expected {expected:.1f} %: {cause}"
     return None
 
 
@@ -781,9 +780,10 @@ def read_teacher(path, arch, data: Dataset, width) -> tuple[nn.Module, float | N
     """A network from a checkpoint (ours or published) and the accuracy recorded in it, if any."""
     kept = load_tensors(path, "teacher")
     kept = kept if isinstance(kept, dict) else {}
-    recorded = kept.get("accuracy")
+    recorded = kept.get("accuracy") if isinstance(kept.get("accuracy"), float) else None
     state = kept.get("model", kept.get("state_dict", kept))  # RDED and GIFT: model; SRe2L's CIFAR ones: state_dict
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not named or not state:
         raise UserError(f"teacher {path} holds no state dict, neither as such nor under 'model' or 'state_dict'")
     state = {name.removeprefix("module."): value for name, value in state.items()}
     classes = list(state.values())[-1].shape[:1]
@@ -808,32 +808,29 @@ class Teacher(NamedTuple):
 def load_teacher(args, data: Dataset) -> Teacher:
     """The teacher of --teacher, torchvision's for ImageNet-1K, or one trained here, once. States its test accuracy."""
     arch = args.teacher_arch or args.arch or data.default_arch
-    expected = PUBLISHED_TEACHERS.get((data.name, arch))
     epochs = args.teacher_epochs or data.teacher_epochs
-    unfinished, origin, cause = None, "from", WRONG_ORDER
+    unfinished, recorded, origin, cause = None, None, "from", WRONG_ORDER
     if args.teacher:
         model, recorded = read_teacher(args.teacher, arch, data, data.default_width)
-        expected, source = recorded or expected, str(args.teacher)
+        source = str(args.teacher)
     elif data.name == "imagenet-1k":
-        model, expected, source = torchvision_teacher(arch, data)
+        model, recorded, source = torchvision_teacher(arch, data)
     else:
-        cause = TOO_SHORT
         settings = {
             "stage": "teacher", "data": data.describe(), "arch": arch, "width": data.default_width, "epochs": epochs,
             "seed": args.seed, "recipe": TEACHER_RECIPE,
         }  # fmt: skip
-        model = build_model(arch, data.num_classes, data.image_size, data.default_width)  # complains before it writes
+        seed_torch(args.seed, TEACHER)
+        model = build_model(arch, data.num_classes, data.image_size, data.default_width)
         folder = stage_folder(args.out / data.name, f"teacher-{arch}", settings)
         file = folder / "teacher.pt"
         source = str(file)
         if file.exists():
-            origin = "reusing"
-            model, expected = read_teacher(file, arch, data, data.default_width)
+            origin, cause = "reusing", TOO_SHORT
+            model, recorded = read_teacher(file, arch, data, data.default_width)
         else:
-            seed_torch(args.seed, TEACHER)
-            model = build_model(arch, data.num_classes, data.image_size, data.default_width).to(data.device)
-            unfinished, origin = folder / "progress.pt", "kept in"
-            train_teacher(model, data, epochs, args.seed, unfinished)
+            unfinished, origin, cause = folder / "progress.pt", "kept in", TOO_SHORT
+            train_teacher(model.to(data.device), data, epochs, args.seed, unfinished)
     model = model.to(data.device).eval().requires_grad_(False)
     top1, _ = accuracy(model, data.test, data.colours)
     if unfinished:
@@ -843,6 +840,7 @@ def load_teacher(args, data: Dataset) -> Teacher:
         unfinished.unlink(missing_ok=True)
     width = len(model.layers["conv"][0].weight) if isinstance(model, ConvNet) else None
     named = f"{arch} of width {width}" if width else arch
+    expected = max(filter(None, (recorded, PUBLISHED_TEACHERS.get((data.name, arch)))), default=None)
     warning = judge_teacher(top1, expected, data.num_classes, f"the teacher ({named}, {source})", cause)
     print(f"teacher:  {named}: {top1:.1f} % of the {len(data.test):,} test images ({origin} {source})")
     if warning:

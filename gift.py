@@ -245,7 +245,7 @@ def main():
         teacher = common.load_teacher(args, data)
 
     run = run_settings(args, data, teacher, distilled)
-    name = f"gift-{Path(distilled.info['folder']).name}-{run['arch']}-{run['loss']}-{run['optimizer']}"
+    name = f"gift-{Path(distilled.info['folder']).resolve().name}-{run['arch']}-{run['loss']}-{run['optimizer']}"
     folder = common.stage_folder(args.out / data.name, name, run)
     students = train_repeats(distilled, teacher, data, run, range(args.seed, args.seed + args.repeats), folder)
     result = summarize(students)
