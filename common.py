@@ -172,14 +172,14 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} ({self.prog} --help lists the options)")
 
 
-def at_least(least, kind=int):
+def at_least(least, kind=int, most=2**31):
     def convert(text):
         value = kind(text)
-        if not least <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, not {text}")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be from {least} to {most}, not {text}")
         return value
 
-    convert.__name__ = f"number of at least {least}"  # what argparse calls it in its message
+    convert.__name__ = f"number from {least} to {most}"  # what argparse calls it in its message
     return convert
 
 
@@ -208,7 +208,7 @@ def pick_device(name=None):
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
-    if device.type == "cuda":  # same seed, same device, same result
+    if device.type == "cuda":  # same seed, same device, same result: for every network that torch can do so for
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
@@ -231,6 +231,11 @@ def random_stream(*seed: int) -> np.random.RandomState:
     torch.Generator promises that for one release only.
     """
     return np.random.RandomState(seed)
+
+
+def send(draws: Tensor, device) -> Tensor:
+    """Small host tensors to the device without stopping it."""
+    return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)
 
 
 # Purposes: they follow the run's seed, so that no two uses share a stream.
@@ -291,7 +296,7 @@ def dsa(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def dsa_view(images: Tensor, *seed: int) -> Tensor:
-    return dsa(images, dsa_draws(len(images), images.shape[-1], *seed).to(images.device))
+    return dsa(images, send(dsa_draws(len(images), images.shape[-1], *seed), images.device))
 
 
 def crop_boxes(u: np.ndarray, height, width, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)) -> np.ndarray:
@@ -359,6 +364,9 @@ def crop_flip_roll_draws(count: int, side: int, roll: tuple[int, int], crop: boo
 # Networks
 
 
+CONVNETS = r"conv[3-6]"
+
+
 class ConvNet(nn.Module):
     """depth x [conv 3x3, BatchNorm, ReLU, 2x2 average pool], then one linear layer on the flattened map.
 
@@ -379,6 +387,14 @@ class ConvNet(nn.Module):
         return self.classifier(x.flatten(1))
 
 
+def check_side(model: nn.Module, arch, image_size):
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"{arch} does not take images of {image_size} px: {' '.join(str(error).split())}") from None
+
+
 def build_model(arch: str, num_classes: int, image_size: int, width: int = 128) -> nn.Module:
     """A network with fresh weights, in channels_last, for [B, 3, image_size, image_size] -> logits [B, num_classes].
 
@@ -387,7 +403,7 @@ def build_model(arch: str, num_classes: int, image_size: int, width: int = 128) 
     take that side.
     """
     base = arch.removesuffix("_modified")
-    if re.fullmatch(r"conv[3-6]", arch):
+    if re.fullmatch(CONVNETS, arch):
         if image_size < 2 ** int(arch[-1]):
             raise UserError(f"{arch} halves the side {arch[-1]} times: images of {image_size} px are too small for it")
         model = ConvNet(int(arch[-1]), num_classes, image_size, width)
@@ -400,10 +416,9 @@ def build_model(arch: str, num_classes: int, image_size: int, width: int = 128) 
             if arch != base:
                 model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
                 model.maxpool = nn.Identity()
-            with torch.no_grad():
-                model.eval()(torch.zeros(1, 3, image_size, image_size))
         except (RuntimeError, AssertionError, ValueError) as error:
-            raise UserError(f"{arch} does not take images of {image_size} px: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{arch} is not for images of {image_size} px: {' '.join(str(error).split())}") from None
+        check_side(model, arch, image_size)
     else:
         raise UserError(f"there is no network '{arch}': conv3 ... conv6, resnet18_modified or a torchvision model")
     return model.train().to(memory_format=torch.channels_last)
@@ -412,7 +427,8 @@ def build_model(arch: str, num_classes: int, image_size: int, width: int = 128) 
 # ---------------------------------------------------------------------------------------------------------------------
 # Data sets
 
-IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # GIFT's and RDED's code, also for Tiny-ImageNet
+# GIFT's code, also for Tiny-ImageNet, where SRe2L's has (.4802 .4481 .3975)/(.2302 .2265 .2262); RDED's, on every set
+IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR_COLOURS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # GIFT's and SRe2L's code
 FASHION_COLOURS = ((0.2190,) * 3, (0.3318,) * 3)  # ours: Fashion-MNIST's training images, padded to 32 px
 
@@ -437,15 +453,21 @@ DATASETS = {
     "tinyimagenet": Defaults(64, 64, "conv4", IMAGENET_COLOURS, 60, "http://cs231n.stanford.edu/tiny-imagenet-200.zip"),
     "imagenette": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "https://github.com/fastai/imagenette"),
     "imagewoof": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "https://github.com/fastai/imagenette"),
+    "imagenet-10": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "class folders of https://image-net.org"),
+    "imagenet-100": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "class folders of https://image-net.org"),
     "imagenet-1k": Defaults(64, 224, "resnet18", IMAGENET_COLOURS, 90, "https://image-net.org"),
 }
 FOLDERS = {  # names under --data-root that a set of folders may have
     "tinyimagenet": ("tiny-imagenet-200", "tinyimagenet"),
     "imagenette": ("imagenette2", "imagenette", "imagenette2-320"),
     "imagewoof": ("imagewoof2", "imagewoof", "imagewoof2-320"),
+    "imagenet-10": ("imagenet-10",),
+    "imagenet-100": ("imagenet-100",),
     "imagenet-1k": ("imagenet-1k", "imagenet"),
 }
-RESIDENT_BYTES = 8 << 30  # a split up to this size is kept on the device; ImageNet-1K is read from disk as it is needed
+RESIDENT_BYTES = (
+    8 << 30
+)  # up to this size a split is kept on the device; ImageNet-1K's training images are read as needed
 
 
 def read_image(path) -> Image.Image:
@@ -485,9 +507,12 @@ class Split:
         return to_tensor(image)
 
     def decode(self, indices, bar=None) -> Tensor:
+        images = torch.empty(len(indices), 3, self.side, self.side, dtype=torch.uint8)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = pool.map(self.test_view, indices)
-            return torch.stack(list(tqdm(images, bar, len(indices), leave=False) if bar else images)).to(self.device)
+            views = tqdm(pool.map(self.test_view, indices), bar, len(indices), leave=False, disable=bar is None)
+            for image, view in zip(images, views, strict=True):
+                image.copy_(view)
+        return images.to(self.device)
 
     @cached_property
     def images(self) -> Tensor:
@@ -609,7 +634,7 @@ def read_class_folders(folder: Path):
 def load_dataset(args) -> Dataset:
     """The data set that --dataset names, on --device, its side and default network settled."""
     device, name = pick_device(args.device), args.dataset
-    is_conv = (args.arch or "").startswith("conv")
+    is_conv = bool(re.fullmatch(CONVNETS, args.arch or ""))
     width = args.width or (64 if name == "fashion" else 128)
     if name in DATASETS and name not in FOLDERS:
         if args.image_size not in (None, 32):
@@ -700,6 +725,10 @@ PUBLISHED_TEACHERS = {
     ("imagenette", "conv5"): 89.60,
     ("imagewoof", "resnet18"): 75.00,
     ("imagewoof", "conv5"): 67.40,
+    ("imagenet-10", "resnet18"): 87.40,
+    ("imagenet-10", "conv5"): 85.4,
+    ("imagenet-100", "resnet18"): 83.40,
+    ("imagenet-100", "conv6"): 72.82,
     ("imagenet-1k", "conv4"): 43.6,
 }
 # Ours: SGD with Nesterov momentum, learning rate up over the first fifth of the steps and down to 0, both linearly.
@@ -735,7 +764,7 @@ def teacher_views(images: Tensor, *seed: int) -> Tensor:
         boxes = np.concatenate([shift, np.full((count, 2), side)], 1)
     else:
         boxes = crop_boxes(u[:, :40].reshape(count, 10, 4), side, side, scale=(0.25, 1))
-    draws = torch.from_numpy(np.concatenate([boxes, u[:, 40:] < 0.5], 1).astype(np.float32)).to(images.device)
+    draws = send(torch.from_numpy(np.concatenate([boxes, u[:, 40:] < 0.5], 1).astype(np.float32)), images.device)
     return resized_crop(images, draws[:, :4], side, flip=draws[:, 4] > 0).contiguous(memory_format=torch.channels_last)
 
 
@@ -754,7 +783,7 @@ def train_teacher(model, data: Dataset, epochs, seed, progress_path):
     for epoch in bar:
         model.train()
         seed_torch(seed, TEACHER, epoch)  # for networks with dropout
-        order = torch.from_numpy(random_stream(seed, TEACHER, ORDER, epoch).permutation(len(train)))
+        order = torch.from_numpy(random_stream(seed, TEACHER, ORDER, epoch).permutation(len(train))).to(device)
         epoch_loss = torch.zeros((), device=device)
         for step in range(steps):
             done = (epoch * steps + step + 1) / (epochs * steps + 1)
@@ -764,7 +793,7 @@ def train_teacher(model, data: Dataset, epochs, seed, progress_path):
             images = teacher_views(normalize(train.load(batch), data.colours), seed, TEACHER, VIEW, epoch, step)
             with autocast(device):
                 logits = model(images)
-            loss = F.cross_entropy(logits.float(), train.labels[batch.to(device)])
+            loss = F.cross_entropy(logits.float(), train.labels[batch])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -851,7 +880,6 @@ def load_teacher(args, data: Dataset) -> Teacher:
 
 def torchvision_teacher(arch, data):
     """ImageNet-1K: torchvision's first weights of that name (as SRe2L, RDED and GIFT), and their stated accuracy."""
-    build_model(arch, data.num_classes, data.image_size)  # complains about unknown names
     try:
         weights = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"]
         model = torchvision.models.get_model(arch, weights=weights).to(memory_format=torch.channels_last)
@@ -863,6 +891,7 @@ def torchvision_teacher(arch, data):
         raise UserError(
             f"torchvision's ImageNet-1K weights for {arch} cannot be had ({error}): --teacher FILE"
         ) from None
+    check_side(model, arch, data.image_size)
     return model, weights.meta["_metrics"]["ImageNet-1K"]["acc@1"], str(weights)
 
 
@@ -877,7 +906,10 @@ class Distilled(NamedTuple):
 
 
 def save_distilled(folder: Path, images: Tensor, labels: Tensor, device):
-    """Write uint8 images as an ImageFolder of PNGs (00000/00000.png, ...) and as one picture, grid.png."""
+    """Write uint8 images as an ImageFolder of PNGs (00000/00000.png, ...) and as one picture, grid.png.
+
+    The releases of RDED and SRe2L keep JPEGs.
+    """
     counts = {}
     for image, label in zip(images.cpu(), labels.tolist(), strict=True):
         number = counts[label] = counts.get(label, -1) + 1
@@ -958,7 +990,9 @@ def read_distilled_folder(path: Path, data: Dataset):
     files = [
         (file, class_of[name])
         for name in sorted(names, key=class_of.get)
-        for file in sorted((path / name).iterdir(), key=lambda f: [int(n) for n in re.findall(r"\d+", f.stem)] or [0])
+        for file in sorted(
+            (path / name).iterdir(), key=lambda f: ([int(n) for n in re.findall(r"\d+", f.stem)], f.name)
+        )
         if file.suffix.lower() in extensions
     ]
     if not files:

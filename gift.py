@@ -107,6 +107,12 @@ def batch_size_for(count: int) -> int:
     return 10 if count <= 10 else 50 if count <= 500 else 100 if count <= 20_000 else 200
 
 
+def split_batches(order: Tensor, batch_size: int) -> list[Tensor]:
+    """The last partial batch is kept; a last single image (BatchNorm on 1 x 1 maps refuses it) joins the one before."""
+    batches = list(order.split(batch_size))
+    return batches if len(batches) == 1 or len(batches[-1]) > 1 else [*batches[:-2], torch.cat(batches[-2:])]
+
+
 def learning_rate_factor(epoch: int, epochs: int) -> float:
     """x 0.2 from 2/3 and again from 5/6 of the epochs on; epochs count from 0."""
     return 0.2 ** ((epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6))
@@ -117,12 +123,15 @@ def quadrant_view(images: Tensor, factor: int, *seed: int) -> Tensor:
     side, u = images.shape[-1], common.random_stream(*seed).random_sample((len(images), 3))
     tile = side // factor
     cell = np.concatenate([np.floor(u[:, :2] * factor) * tile, np.full((len(images), 2), tile)], 1)
-    boxes = np.where(u[:, 2:] < 1 - 1 / factor**2, cell, np.array([0, 0, side, side]))
-    return common.resized_crop(images, torch.from_numpy(boxes).to(images.device), side)
+    boxes = np.where(u[:, 2:] < 1 - 1 / factor**2, cell, np.array([0, 0, side, side])).astype(np.float32)
+    return common.resized_crop(images, common.send(torch.from_numpy(boxes), images.device), side)
 
 
 def training_step(student, teacher, optimizer, images: Tensor, labels: Tensor, loss: str) -> Tensor:
-    """One step on augmented images; the teacher labels exactly what the student sees."""
+    """One step on augmented images; the teacher labels exactly what the student sees.
+
+    On CUDA both run in bf16, where the release has fp32; the loss is fp32.
+    """
     with common.autocast(images.device):
         with torch.no_grad():
             teacher_logits = teacher(images)
@@ -141,15 +150,16 @@ def train_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: di
     optimizer = OPTIMIZERS[run["optimizer"]](student.parameters(), run["lr"])
     base_lr, epochs = optimizer.param_groups[0]["lr"], run["epochs"]
     progress = common.Progress(progress, student=student, optimizer=optimizer)
-    first, checks = progress.load()
-    checks = checks or []
+    first, kept = progress.load()
+    checks, before = kept or ([], 0.0)
+    started = time.monotonic() - before
     bar = tqdm(range(first, epochs), f"student, seed {seed}", epochs, initial=first, unit="epoch", leave=False)
     for epoch in bar:
         student.train()
         common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
         optimizer.param_groups[0]["lr"] = base_lr * learning_rate_factor(epoch, epochs)
         order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
-        for step, batch in enumerate(order.to(data.device).split(run["batch_size"])):  # the last partial one is kept
+        for step, batch in enumerate(split_batches(order.to(data.device), run["batch_size"])):
             images = common.normalize(distilled.images[batch], data.colours)
             if run["view_factor"] > 1:
                 images = quadrant_view(images, run["view_factor"], seed, common.TILES, epoch, step)
@@ -161,8 +171,9 @@ def train_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: di
             bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{checks[-1][1]:.1f}" if checks else "-")
         if epoch + 1 in {epochs * quarter // 4 for quarter in range(1, 5)}:
             checks.append((epoch + 1, *common.accuracy(student, data.test, data.colours)))
-        progress.save(epoch + 1, checks)
-    return {"seed": seed, "top1": checks[-1][1], "top5": checks[-1][2], "checks": checks}
+        progress.save(epoch + 1, (checks, time.monotonic() - started))
+    seconds = round(time.monotonic() - started, 1)
+    return {"seed": seed, "top1": checks[-1][1], "top5": checks[-1][2], "checks": checks, "seconds": seconds}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -178,7 +189,13 @@ def run_settings(args, data: Dataset, teacher: Teacher, distilled: Distilled) ->
     """All that a student's training rests on, but for its seed."""
     arch = args.arch or data.default_arch
     # Released: tiles are shown one by one for RDED's ImageNet-1K set of a ResNet-18, and for no other set.
-    mosaic = (data.name, arch) == ("imagenet-1k", "resnet18") and (distilled.info["settings"] or {}).get("factor")
+    settings, mosaic = distilled.info["settings"], 1
+    if (data.name, arch) == ("imagenet-1k", "resnet18"):
+        mosaic = (settings or {}).get("factor", 1)
+        if not settings and not args.view_factor:
+            print("hint:     nothing says whether these images are RDED's mosaics; if they are: --view-factor 2")
+    if data.image_size % (args.view_factor or 1):
+        raise UserError(f"--view-factor {args.view_factor} does not divide the side of {data.image_size} px")
     return {
         "stage": "gift",
         "data": data.describe(),
@@ -192,7 +209,7 @@ def run_settings(args, data: Dataset, teacher: Teacher, distilled: Distilled) ->
         "lr": args.lr or (1e-4 if arch in TRANSFORMERS and args.optimizer == "adamw" else None),
         "epochs": args.epochs or epochs_for(data.name),
         "batch_size": batch_size_for(len(distilled.images)),
-        "view_factor": args.view_factor or mosaic or 1,
+        "view_factor": args.view_factor or mosaic,
     }
 
 
@@ -204,10 +221,8 @@ def train_repeats(distilled, teacher, data, run: dict, seeds, folder: Path) -> l
         if kept.exists():
             print(f"reusing {kept}")
         else:
-            started = time.time()
             student = train_student(distilled, teacher, data, run, seed, folder / f"seed{seed}.progress.pt")
-            student |= {"seconds": round(time.time() - started, 1), "made_with": common.made_with(data.device)}
-            common.save_json(kept, student)
+            common.save_json(kept, {**student, "made_with": common.made_with(data.device)})
             (folder / f"seed{seed}.progress.pt").unlink(missing_ok=True)
         students.append(common.read_json(kept))
     return students

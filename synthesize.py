@@ -58,11 +58,8 @@ def realism_losses(teacher: nn.Module, patches: Tensor, label: int, side: int, c
         before = (side - part.shape[-1]) // 2
         after = side - part.shape[-1] - before
         images = F.pad(common.normalize(part / 255, colours), (before, after, before, after))
-        with common.autocast(patches.device):
-            logits = teacher(images.contiguous(memory_format=torch.channels_last))
-        losses.append(
-            F.cross_entropy(logits.float(), torch.full((len(part),), label, device=part.device), reduction="none")
-        )
+        logits = teacher(images.contiguous(memory_format=torch.channels_last))  # fp32: the lowest losses are near 0
+        losses.append(F.cross_entropy(logits, torch.full((len(part),), label, device=part.device), reduction="none"))
     return torch.cat(losses)
 
 
@@ -97,8 +94,8 @@ def rded(data: Dataset, teacher: Teacher, ipc: int, factor: int, seed: int) -> t
             patches = torch.cat(each)
         losses = realism_losses(teacher.model, patches, label, data.image_size, data.colours)
         image, crop = select_patches(losses.view(-1, RDED_CROPS), ipc * factor**2)
-        chosen.append(tile_patches(patches[image * RDED_CROPS + crop], factor))
-    return to_bytes(torch.cat(chosen)), torch.arange(data.num_classes).repeat_interleave(ipc)
+        chosen.append(to_bytes(tile_patches(patches[image * RDED_CROPS + crop], factor)).cpu())
+    return torch.cat(chosen), torch.arange(data.num_classes).repeat_interleave(ipc)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -236,6 +233,7 @@ def sre2l(data: Dataset, teacher: Teacher, ipc: int, setting: Recovery, seed: in
 
 
 def to_bytes(images: Tensor) -> Tensor:
+    """0 ... 255 as uint8, rounded; the releases of RDED and SRe2L truncate."""
     return images.round().clamp(0, 255).to(torch.uint8)
 
 
@@ -260,8 +258,8 @@ def check_request(method: str, args, data: Dataset, factor: int | None = None):
 
 
 def default_factor(data: Dataset) -> int:
-    """RDED: 2 x 2 mosaics for ImageNet-1K and its subsets with ResNets, single crops for CIFAR and Tiny-ImageNet."""
-    return 2 if data.image_size >= 224 else 1
+    """RDED's scripts: 2 x 2 mosaics for ImageNet-1K at 224 px and its subsets at 224 and 128, single crops below."""
+    return 2 if data.image_size >= 128 else 1
 
 
 def distil(method: str, args, data: Dataset, teacher: Teacher | None, factor: int | None = None) -> Path:

@@ -94,6 +94,13 @@ def test_protocol_of_the_release():
         schedule.step()
 
 
+def test_the_last_partial_batch_is_kept():
+    assert [len(batch) for batch in gift.split_batches(torch.arange(120), 50)] == [50, 50, 20]
+    assert [len(batch) for batch in gift.split_batches(torch.arange(101), 50)] == [50, 51]  # none of a single image
+    assert torch.cat(gift.split_batches(torch.arange(101), 50)).tolist() == list(range(101))
+    assert [len(batch) for batch in gift.split_batches(torch.arange(10), 10)] == [10]
+
+
 def test_optimizers():
     weights = [torch.zeros(2, requires_grad=True)]
     adamw = gift.OPTIMIZERS["adamw"](weights, None)
