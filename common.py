@@ -41,8 +41,10 @@ def run_script(main):
     """Run a script's main(): bad input, or a file that cannot be read or written, is one line on stderr, status 2."""
     try:
         main()
-    except (UserError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (UserError, OSError, RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch's ways to say that memory ran out
+            raise
+        print(f"error: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
@@ -65,7 +67,10 @@ def save_json(path, content):
 
 
 def read_json(path) -> dict:
-    return json.loads(Path(path).read_text())
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError:
+        raise UserError(f"{path} is damaged: delete it, and what it held is made again") from None
 
 
 def save_tensors(path, content):
@@ -474,7 +479,7 @@ def read_image(path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"image {path} cannot be read: {error}") from None
 
 
@@ -622,6 +627,8 @@ def read_class_folders(folder: Path):
     annotations = folder / "val_annotations.txt"
     if annotations.is_file():
         rows = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
+        if min(map(len, rows), default=0) < 2:
+            raise UserError(f"{annotations} is not a table of image and class, separated by tabs")
         classes = sorted({row[1] for row in rows})
         return classes, [str(folder / "images" / row[0]) for row in rows], [classes.index(row[1]) for row in rows]
     try:
@@ -944,9 +951,9 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
         raise UserError(
             f"--images {path} holds images of {found}, {data.name} has 3 x {side} x {side} here (--image-size)"
         )
-    counts = torch.bincount(labels, minlength=data.num_classes)
+    counts = torch.bincount(labels.clamp(max=data.num_classes), minlength=data.num_classes)
     if len(counts) > data.num_classes or counts.min() == 0:
-        found = f"{(counts > 0).sum()} classes, the last one number {labels.max()}"
+        found = f"{len(labels.unique())} classes, the last one number {labels.max()}"
         raise UserError(f"--images {path} has images of {found}; {data.name} has classes 0 to {data.num_classes - 1}")
     if ipc and (counts != ipc).any():
         raise UserError(f"--images {path} has {counts.min()} to {counts.max()} images per class, not --ipc {ipc}")
@@ -961,18 +968,14 @@ def read_data_pt(file: Path):
     """GIFT's format: {"data": floats [N, 3, S, S] in [0, 1], "label": classes [N] or [N, 1], or soft [N, C] (DATM)}."""
     kept = load_tensors(file, "--images")
     images, labels = (kept.get("data"), kept.get("label")) if isinstance(kept, dict) else (None, None)
-    if (
-        not isinstance(images, Tensor)
-        or not isinstance(labels, Tensor)
-        or images.dim() != 4
-        or len(labels) != len(images)
-    ):
+    tensors = isinstance(images, Tensor) and isinstance(labels, Tensor)
+    if not tensors or images.dim() != 4 or labels.dim() < 1 or not 0 < len(labels) == len(images):
         raise UserError(f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each")
     if images.dtype != torch.uint8 and not (images.min() >= 0 and images.max() <= 1):
         raise UserError(f"--images {file}: pixel values lie outside [0, 1]")
     labels = labels.flatten(1).argmax(1) if labels.dim() > 1 and labels[0].numel() > 1 else labels.flatten()
-    if labels.min() < 0:
-        raise UserError(f"--images {file}: a label is negative")
+    if not (labels == labels.long()).all() or labels.min() < 0:
+        raise UserError(f"--images {file}: a label is no class index")
     return images, labels.long()
 
 
@@ -986,6 +989,8 @@ def read_distilled_folder(path: Path, data: Dataset):
             odd = names[[bool(n) for n in numbers].index(False)]
             raise UserError(f"--images {path}: folder {odd} is neither numbered nor a class of {data.name}")
         class_of = {name: int(number[1]) for name, number in zip(names, numbers, strict=True)}
+        if len(set(class_of.values())) < len(names):
+            raise UserError(f"--images {path}: two folders have the same number")
     extensions = torchvision.datasets.folder.IMG_EXTENSIONS
     files = [
         (file, class_of[name])

@@ -189,6 +189,20 @@ def bad(tmp_path_factory, small_teacher):
     truncated(root / "corrupt" / "00003" / "0.png")
     torch.save({"data": torch.rand(4, 3, 32, 32), "label": torch.arange(3)}, root / "lengths.pt")
     torch.save({"data": torch.rand(10, 3, 32, 32) * 3, "label": torch.arange(10)}, root / "range.pt")
+    for name, label in (
+        ("floats", torch.arange(10) + 0.5),
+        ("negative", torch.arange(10) - 1),
+        ("huge", torch.arange(10) * 10**12),
+    ):
+        torch.save({"data": torch.rand(10, 3, 32, 32), "label": label}, root / f"{name}.pt")
+    torch.save({"data": torch.full((10, 3, 32, 32), float("nan")), "label": torch.arange(10)}, root / "nanpixels.pt")
+    torch.save({"data": torch.rand(0, 3, 32, 32), "label": torch.arange(0)}, root / "none.pt")
+    write_numbered(root / "twice", "{c:05d}/{i:05d}.png")
+    picture(root / "twice" / "3" / "0.png")
+    image_folder(root / "annotated", splits=("train", "val"))
+    (root / "annotated" / "val" / "val_annotations.txt").write_text("no tabs here\n")
+    image_folder(root / "rotten")
+    truncated(root / "rotten" / "train" / "dog" / "3.png")
     (root / "flat").mkdir()
     image_folder(root / "uneven", splits=("train",))
     picture(root / "uneven" / "test" / "cat" / "0.png")
@@ -242,6 +256,15 @@ BAD = {
     "images: another ipc": ("--images {b}/good --ipc 5", "--ipc 5"),
     "images: labels for other images": ("--images {b}/lengths.pt", "label"),
     "images: values outside 0 to 1": ("--images {b}/range.pt", "outside"),
+    "images: labels between classes": ("--images {b}/floats.pt", "class index"),
+    "images: negative labels": ("--images {b}/negative.pt", "class index"),
+    "images: labels beyond memory": ("--images {b}/huge.pt", "9000000000000"),
+    "images: pixels that are not numbers": ("--images {b}/nanpixels.pt", "outside"),
+    "images: a file of none": ("--images {b}/none.pt", "none.pt"),
+    "images: a class numbered twice": ("--images {b}/twice", "same number"),
+    "annotations that are no table": ("--dataset {b}/annotated", "val_annotations.txt"),
+    "a training image that is damaged": ("--dataset {b}/rotten --ipc 1", "3.png"),
+    "more memory than there is": ("--width 1000000", "memory"),
     "teacher nowhere": ("--teacher {b}/nowhere.pt", "nowhere.pt"),
     "teacher truncated": ("--teacher {b}/truncated.pt", "truncated"),
     "teacher empty": ("--teacher {b}/empty.pt", "empty.pt"),
@@ -272,6 +295,15 @@ def test_bad_input_is_one_line_and_status_2(case, bad, in_process, tmp_path):
     assert err.rstrip().endswith(lines[0])
     written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "settings.json"]
     assert written == []
+
+
+def test_a_damaged_result_is_named(in_process, small_teacher):
+    out, _ = small_teacher
+    words = (*TINY, "--out", out, "--images", "random", "--ipc", 1, "--epochs", 1)
+    assert in_process(gift, *words)[0] == 0
+    (out / "fashion" / "gift-random-ipc1-conv3-gift-adamw" / "seed0.json").write_text('{"seed"')
+    status, _, err = in_process(gift, *words)
+    assert status == 2 and "seed0.json is damaged" in err
 
 
 def test_bad_input_in_a_process_of_its_own(run, tmp_path):
