@@ -35,7 +35,7 @@ def gift_step(arch, width, side, batch_size, num_classes, loss, optimizer_name, 
     torch.manual_seed(0)
     teacher = common.build_model(arch, num_classes, side, width).to(device).eval().requires_grad_(False)
     student = common.build_model(arch, num_classes, side, width).to(device)
-    optimizer = gift.OPTIMIZERS[optimizer_name](student.parameters(), None)
+    optimizer = gift.OPTIMIZERS[optimizer_name](student.parameters(), gift.learning_rate_for(optimizer_name, arch))
     images = torch.randint(256, (10 * batch_size, 3, side, side), dtype=torch.uint8, device=device)
     labels = torch.randint(num_classes, (10 * batch_size,), device=device)
     order = torch.randperm(10 * batch_size, device=device)

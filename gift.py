@@ -92,11 +92,16 @@ LOSSES = {
 # The training protocol (released code, evaluator_benchmark.py)
 
 OPTIMIZERS = {
-    "adamw": lambda weights, lr: torch.optim.AdamW(weights, lr or 1e-3, weight_decay=1e-4),  # released, on all weights
-    "adam": lambda weights, lr: torch.optim.Adam(weights, lr or 1e-3),  # ours: the release has no setting for adam
-    "sgd": lambda weights, lr: torch.optim.SGD(weights, lr or 0.1, momentum=0.9, weight_decay=5e-4),  # or sgd
+    "adamw": lambda weights, lr: torch.optim.AdamW(weights, lr, weight_decay=1e-4),  # released; decays all weights
+    "adam": lambda weights, lr: torch.optim.Adam(weights, lr),  # adam and sgd are ours: the release has no settings
+    "sgd": lambda weights, lr: torch.optim.SGD(weights, lr, momentum=0.9, weight_decay=5e-4),
 }
-TRANSFORMERS = ("vit_b_16", "swin_v2_t")  # AdamW's lr is 1e-4 for these
+
+
+def learning_rate_for(optimizer: str, arch: str) -> float:
+    if optimizer == "adamw" and arch in ("vit_b_16", "swin_v2_t"):
+        return 1e-4
+    return {"adamw": 1e-3, "adam": 1e-3, "sgd": 0.1}[optimizer]
 
 
 def epochs_for(dataset: str) -> int:
@@ -148,7 +153,7 @@ def train_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: di
     common.seed_torch(seed, common.WEIGHTS)
     student = common.build_model(run["arch"], data.num_classes, data.image_size, run["width"]).to(data.device)
     optimizer = OPTIMIZERS[run["optimizer"]](student.parameters(), run["lr"])
-    base_lr, epochs = optimizer.param_groups[0]["lr"], run["epochs"]
+    epochs = run["epochs"]
     progress = common.Progress(progress, student=student, optimizer=optimizer)
     first, kept = progress.load()
     checks, before = kept or ([], 0.0)
@@ -157,7 +162,7 @@ def train_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: di
     for epoch in bar:
         student.train()
         common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
-        optimizer.param_groups[0]["lr"] = base_lr * learning_rate_factor(epoch, epochs)
+        optimizer.param_groups[0]["lr"] = run["lr"] * learning_rate_factor(epoch, epochs)
         order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
         for step, batch in enumerate(split_batches(order.to(data.device), run["batch_size"])):
             images = common.normalize(distilled.images[batch], data.colours)
@@ -206,7 +211,7 @@ def run_settings(args, data: Dataset, teacher: Teacher, distilled: Distilled) ->
         "width": data.default_width,
         "loss": args.loss,
         "optimizer": args.optimizer,
-        "lr": args.lr or (1e-4 if arch in TRANSFORMERS and args.optimizer == "adamw" else None),
+        "lr": args.lr or learning_rate_for(args.optimizer, arch),
         "epochs": args.epochs or epochs_for(data.name),
         "batch_size": batch_size_for(len(distilled.images)),
         "view_factor": args.view_factor or mosaic,
@@ -250,7 +255,7 @@ def main():
     args = parser.parse_args()
 
     data = common.load_dataset(args)
-    common.build_model(args.arch or data.default_arch, data.num_classes, data.image_size)
+    common.build_model(args.arch or data.default_arch, data.num_classes, data.image_size)  # complains in good time
     if args.images in methods:
         synthesize.check_request(args.images, args, data)
         teacher = common.load_teacher(args, data)
@@ -271,10 +276,10 @@ def main():
     count = f"{len(distilled.images)} images in batches of {run['batch_size']}"
     print(f"student:  {run['arch']}: {run['loss']} loss, {run['optimizer']}, {run['epochs']} epochs of {count}")
     print(f"result:   {folder / 'result.json'}\n")
-    print(f"test set, %, {args.repeats} student{'s' * (args.repeats > 1):24} top-1         top-5")
-    print(f"last epoch: the result               {top1}   {top5}")
-    print(f"best of four checks (flatters)       {best}                 the figure that the released code reports")
-    print(f"teacher                              {teacher.info['accuracy']:5.1f}")
+    print(f"{'test set, %':36} top-1         top-5         ({len(students)} x trained)")
+    print(f"{'last epoch: the result':36}{top1}   {top5}")
+    print(f"{'best of four checks: it flatters':36}{best}                 (what the released code reports)")
+    print(f"{'teacher':36}{teacher.info['accuracy']:5.1f}")
 
 
 if __name__ == "__main__":

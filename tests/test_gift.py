@@ -103,12 +103,12 @@ def test_the_last_partial_batch_is_kept():
 
 def test_optimizers():
     weights = [torch.zeros(2, requires_grad=True)]
-    adamw = gift.OPTIMIZERS["adamw"](weights, None)
+    adamw = gift.OPTIMIZERS["adamw"](weights, gift.learning_rate_for("adamw", "conv3"))
     assert (adamw.defaults["lr"], adamw.defaults["weight_decay"]) == (1e-3, 1e-4)  # released
-    sgd = gift.OPTIMIZERS["sgd"](weights, None)
+    assert gift.learning_rate_for("adamw", "vit_b_16") == gift.learning_rate_for("adamw", "swin_v2_t") == 1e-4
+    sgd = gift.OPTIMIZERS["sgd"](weights, gift.learning_rate_for("sgd", "conv3"))
     assert (sgd.defaults["lr"], sgd.defaults["momentum"], sgd.defaults["weight_decay"]) == (0.1, 0.9, 5e-4)
-    assert gift.OPTIMIZERS["adam"](weights, None).defaults["lr"] == 1e-3
-    assert gift.OPTIMIZERS["sgd"](weights, 0.5).defaults["lr"] == 0.5
+    assert gift.OPTIMIZERS["adam"](weights, gift.learning_rate_for("adam", "conv3")).defaults["lr"] == 1e-3
 
 
 def test_quadrant_view_shows_a_tile_three_times_in_four():

@@ -128,7 +128,7 @@ def test_killed_stages_end_where_uninterrupted_ones_end(fashion, options, tmp_pa
     teacher = common.load_teacher(args, fashion)
     args.ipc = 2
     distilled = common.load_distilled(synthesize.distil("random", args, fashion, None), fashion)
-    run = {"arch": "conv3", "width": 8, "loss": "gift", "optimizer": "sgd", "lr": None, "epochs": 6, "batch_size": 8}
+    run = {"arch": "conv3", "width": 8, "loss": "gift", "optimizer": "sgd", "lr": 0.1, "epochs": 6, "batch_size": 8}
     run["view_factor"] = 1
     student = gift.train_student(distilled, teacher, fashion, run, 0, tmp_path / "a.pt")
     del student["seconds"]
