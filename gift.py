@@ -7,6 +7,9 @@
 GIFT makes no images. It takes any distilled set and changes the loss that trains the student: soft labels (the
 teacher's logits on the augmented image) are refined with the smoothed hard label, and the student's logits are pulled
 towards them by cosine similarity. "Released code" below is LINs-lab/GIFT.
+
+Measured (embedded data, RDED's 100 images, 3 students, CPU, torch 2.15; README.md): GIFT 78.5 ± 0.9 with AdamW and
+74.0 ± 1.3 with SGD, KL 77.0 ± 0.9 and 52.6 ± 0.3; on random real images GIFT 82.4 ± 0.3 and 78.5 ± 0.3.
 """
 
 import statistics
