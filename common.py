@@ -41,6 +41,8 @@ def run_script(main):
     """Run a script's main(): bad input, or a file that cannot be read or written, is one line on stderr, status 2."""
     try:
         main()
+    except BrokenPipeError:  # `| head` has read enough
+        sys.exit(1)
     except (UserError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch's ways to say that memory ran out
             raise
