@@ -8,6 +8,7 @@ the same autocast; "step" is what gift.py runs: batch out of the data set, norma
 optimizer. Both alternate; medians over the rounds. Goal: a ratio of at most 1.10.
 """
 
+import argparse
 import itertools
 import statistics
 import time
@@ -60,7 +61,7 @@ def gift_step(arch, width, side, batch_size, num_classes, loss, optimizer_name, 
 
 
 def main():
-    parser = common.Parser(description=__doc__, formatter_class=common.argparse.RawDescriptionHelpFormatter)
+    parser = common.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     positive = common.at_least(1)
     parser.add_argument("--arch", default="conv3")
     parser.add_argument("--width", type=positive, default=128)

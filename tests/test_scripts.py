@@ -264,7 +264,7 @@ BAD = {
     "images: a class numbered twice": ("--images {b}/twice", "same number"),
     "annotations that are no table": ("--dataset {b}/annotated", "val_annotations.txt"),
     "a training image that is damaged": ("--dataset {b}/rotten --ipc 1", "3.png"),
-    "more memory than there is": ("--width 1000000", "memory"),
+    "more memory than there is": ("--width 4000000", "memory"),
     "teacher nowhere": ("--teacher {b}/nowhere.pt", "nowhere.pt"),
     "teacher truncated": ("--teacher {b}/truncated.pt", "truncated"),
     "teacher empty": ("--teacher {b}/empty.pt", "empty.pt"),
