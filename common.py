@@ -534,11 +534,14 @@ class Split:
         """A few images, without reading the whole split."""
         return self.load(indices) if self.paths is None else self.decode(indices.tolist())
 
-    def batches(self, size):
-        """All images in order, (uint8 [B, 3, S, S], labels [B]); from disk, the next batch is read during this one."""
-        chunks = torch.arange(len(self)).split(size)
+    def batches(self, size, first=0):
+        """The images in order, (uint8 [B, 3, S, S], labels [B]), from batch `first` on.
+
+        From disk, the next batch is read during this one.
+        """
+        chunks = torch.arange(len(self)).split(size)[first:]
         with ThreadPoolExecutor(1) as reader:
-            coming = None if self.resident else reader.submit(self.load, chunks[0])
+            coming = None if self.resident or not chunks else reader.submit(self.load, chunks[0])
             for i, chunk in enumerate(chunks):
                 images = self.load(chunk) if self.resident else coming.result()
                 if not self.resident and i + 1 < len(chunks):

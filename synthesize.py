@@ -1,8 +1,9 @@
-"""Distilled images: random (the baseline), RDED (CVPR 2024) and SRe2L (NeurIPS 2023).
+"""Distilled images: random (the baseline), RDED (CVPR 2024), SRe2L (NeurIPS 2023) and LPLD (NeurIPS 2024, TPAMI 2026).
 
     python synthesize.py --method random --ipc 10                    # real images of the embedded data set
     python synthesize.py --method rded --dataset cifar100 --ipc 10   # the teacher's favourite crops of real images
     python synthesize.py --method sre2l --dataset cifar100 --ipc 10  # optimised to the teacher's BatchNorm statistics
+    python synthesize.py --method lpld --dataset cifar100 --ipc 10   # the same class by class, to class-wise statistics
 
 Writes an ImageFolder of PNGs under --out (00000/00000.png, ...), settings.json and a picture of it, grid.png.
 """
@@ -21,7 +22,8 @@ from tqdm import tqdm
 import common
 from common import Dataset, Teacher, UserError
 
-METHODS = ("random", "rded", "sre2l")
+METHODS = ("random", "rded", "sre2l", "lpld")
+RECOVERED = ("sre2l", "lpld")  # optimised to fit a teacher's BatchNorm statistics
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Random real images: what every distilled set has to beat
@@ -130,6 +132,10 @@ def sre2l_settings(data: Dataset) -> Recovery:
     return SRE2L["cifar100" if data.image_size <= 32 else "tinyimagenet" if data.image_size <= 64 else "imagenet-1k"]
 
 
+def batchnorms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    return [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
 def bn_distance(x: Tensor, mean: Tensor, variance: Tensor, groups: int) -> Tensor:
     """||mean(x) - mean||_2 + ||var(x) - variance||_2 for each group of images, [groups].
 
@@ -166,7 +172,7 @@ def recover(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, setting.iterations)
     progress = common.Progress(progress_path, canvas=canvas, optimizer=optimizer, schedule=schedule)
 
-    layers = [layer for layer in teacher.modules() if isinstance(layer, nn.BatchNorm2d)]
+    layers = batchnorms(teacher)
     weights = [setting.first_bn] + [1.0] * (len(layers) - 1)
     distances = {}
 
@@ -204,28 +210,140 @@ def recover(
     return to_bytes((images.detach() * std + mean) * 255).view(groups, n, 3, side, side)
 
 
+def bytes_per_image(teacher: nn.Module, side: int, device) -> int:
+    """What the forward of one more image keeps for its backward, measured."""
+
+    def kept(count):
+        total = 0
+
+        def add(tensor):
+            nonlocal total
+            total += tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(add, lambda tensor: tensor):
+            teacher(torch.zeros(count, 3, side, side, device=device, requires_grad=True))
+        return total
+
+    return kept(2) - kept(1)
+
+
+def recover_chunks(data: Dataset, teacher: Teacher, targets: Tensor, statistics, setting, seed, folder, first_id=0):
+    """`recover` on all groups [groups, n], as many at once as fit; finished chunks are kept in `folder`.
+
+    A chunk fills half of a GPU's memory, or 2 GiB on a CPU, where more at once is not faster; neither depends on what
+    else is running, so the same device takes the same chunks again.
+    """
+    device, (groups, n) = data.device, targets.shape
+    memory = torch.cuda.get_device_properties(device).total_memory // 2 if device.type == "cuda" else 2 << 30
+    at_once = max(1, memory // (n * bytes_per_image(teacher.model, data.image_size, device)))
+    chunks = []
+    for part in torch.arange(groups).split(at_once):
+        ids = (part + first_id).tolist()
+        file = folder / f"groups-{ids[0]}-{ids[-1]}.pt"
+        if not file.exists():
+            own = [[x[part.to(device)] if x.dim() == 2 else x for x in layer] for layer in statistics]
+            path = file.with_suffix(".progress.pt")
+            chunk = recover(teacher.model, targets[part].to(device), own, setting, data, seed, ids, path)
+            common.save_tensors(file, chunk.cpu())
+            path.unlink(missing_ok=True)
+        chunks.append(common.load_tensors(file, "recovered images"))
+    return torch.cat(chunks)
+
+
 def sre2l(data: Dataset, teacher: Teacher, ipc: int, setting: Recovery, seed: int, folder: Path):
     """SRe2L's images: batches of one image of each of up to 100 classes, against the teacher's running statistics."""
-    layers = [layer for layer in teacher.model.modules() if isinstance(layer, nn.BatchNorm2d)]
-    statistics = [(layer.running_mean, layer.running_var) for layer in layers]
-    images, labels, files = [], [], []
+    statistics = [(layer.running_mean, layer.running_var) for layer in batchnorms(teacher.model)]
+    images, labels = [], []
     for block in torch.arange(data.num_classes).split(SRE2L_CLASSES):
-        # as many batches at once as hold about 1,000 images of 32 px
-        at_once = max(1, int(1000 * (32 / data.image_size) ** 2) // len(block))
-        for batches in torch.arange(ipc).split(at_once):
-            ids = [(block[0].item() // SRE2L_CLASSES) * ipc + i for i in batches.tolist()]
-            files.append(folder / f"batches-{ids[0]}-{ids[-1]}.pt")
-            if not files[-1].exists():
-                targets = block.to(data.device).expand(len(ids), -1).contiguous()
-                path = files[-1].with_suffix(".progress.pt")
-                recovered = recover(teacher.model, targets, statistics, setting, data, seed, ids, path)
-                common.save_tensors(files[-1], recovered.cpu())
-                path.unlink(missing_ok=True)
-            images.append(common.load_tensors(files[-1], "recovered batches").flatten(0, 1))
-            labels.append(block.repeat(len(ids)))
+        targets, first_id = block.expand(ipc, -1), block[0].item() // SRE2L_CLASSES * ipc
+        images.append(recover_chunks(data, teacher, targets, statistics, setting, seed, folder, first_id).flatten(0, 1))
+        labels.append(targets.flatten())
     images, labels = torch.cat(images), torch.cat(labels)
     order = labels.argsort(stable=True)
-    return images[order], labels[order], files
+    return images[order], labels[order]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# LPLD (arXiv 2410.15919) and LPQLD (arXiv 2604.18135, section III-B): SRe2L class by class
+# (released code: he-y/soft-label-pruning-quantization-for-dataset-distillation, recover/)
+
+LPLD = {  # released scripts tiny_recover.sh, imagenet1k_recover.sh, in21k_recover.sh
+    "tinyimagenet": Recovery(lr=0.1, r_bn=0.05, iterations=4000, roll=(-4, 4), crop=True),
+    "imagenet-1k": Recovery(lr=0.25, r_bn=0.01, iterations=4000, roll=(0, 32), crop=True),
+    "imagenet-21k": Recovery(lr=0.05, r_bn=0.25, iterations=2000, roll=(0, 32), crop=True),
+}
+
+
+def lpld_settings(data: Dataset) -> Recovery:
+    """The released settings; where none are released, those of SRe2L (our choice, for CIFAR too)."""
+    return LPLD.get(data.name) or sre2l_settings(data)
+
+
+SQUEEZE_BATCH = 200
+
+
+@torch.no_grad()
+def class_statistics(teacher: nn.Module, data: Dataset, progress_path: Path) -> list[tuple[Tensor, Tensor]]:
+    """Squeeze: mean and biased variance, each [classes, C], of every BatchNorm layer's input, class by class.
+
+    Exact, over all images and pixels of a class, in one pass over the un-augmented training set, teacher in eval mode.
+    The released code augments, and keeps a running average (momentum 0.1, from mean 0 and variance 1) of statistics
+    within a batch and class. With many classes that is mostly one image at a time: the variance *between* images lacks.
+    """
+    layers, moments = batchnorms(teacher), {}
+    sums = [torch.zeros(2, data.num_classes, x.num_features, dtype=torch.float64, device=data.device) for x in layers]
+
+    def measure(index):
+        def take(layer, inputs):  # about the layer's own mean, so that no digits cancel in E[x^2] - E[x]^2
+            x = inputs[0] - layer.running_mean[:, None, None]
+            moments[index] = torch.stack([x.mean((2, 3)), x.square().mean((2, 3))])  # [2, B, C]
+
+        return take
+
+    progress = common.Progress(progress_path)
+    first, kept = progress.load()
+    sums = [total.to(data.device) for total in kept or sums]
+    hooks = [layer.register_forward_pre_hook(measure(index)) for index, layer in enumerate(layers)]
+    try:
+        steps = range(first, -(-len(data.train) // SQUEEZE_BATCH))
+        bar = tqdm(steps, "class statistics", steps.stop, initial=first, leave=False)
+        for step, (images, labels) in zip(bar, data.train.batches(SQUEEZE_BATCH, first), strict=True):
+            teacher(common.normalize(images, data.colours))
+            for index, total in enumerate(sums):
+                total.index_add_(1, labels, moments[index].double())
+            progress.save(step + 1, sums)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    count = torch.bincount(data.train.labels, minlength=data.num_classes).view(-1, 1)
+    statistics = []
+    for layer, total in zip(layers, sums, strict=True):
+        mean, square = total / count
+        statistics.append(((mean + layer.running_mean).float(), (square - mean**2).clamp(min=0).float()))
+    return statistics
+
+
+def squeeze(args, data: Dataset, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
+    """class_statistics of this teacher and data set: taken once, then read."""
+    settings = {"stage": "class statistics", "data": data.describe(), "teacher": teacher.info["digest"]}
+    folder = common.stage_folder(args.out / data.name, f"statistics-{teacher.info['arch']}", settings)
+    file = folder / "statistics.pt"
+    if not file.exists():
+        common.save_tensors(file, class_statistics(teacher.model, data, folder / "progress.pt"))
+        common.finish_stage(folder, data.device)
+        (folder / "progress.pt").unlink(missing_ok=True)
+    return [[x.to(data.device) for x in layer] for layer in common.load_tensors(file, "class statistics")]
+
+
+def lpld(data: Dataset, teacher: Teacher, statistics, ipc: int, setting: Recovery, seed: int, folder: Path):
+    """LPLD's images: a batch holds the images of one class, and is recovered against that class's statistics.
+
+    That is all that parts it from SRe2L. The classes of a chunk are optimised together, as if one after the other.
+    """
+    targets = torch.arange(data.num_classes)[:, None].expand(-1, ipc)
+    images = recover_chunks(data, teacher, targets, statistics, setting, seed, folder)
+    return images.flatten(0, 1), targets.flatten()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -235,10 +353,6 @@ def sre2l(data: Dataset, teacher: Teacher, ipc: int, setting: Recovery, seed: in
 def to_bytes(images: Tensor) -> Tensor:
     """0 ... 255 as uint8, rounded; the releases of RDED and SRe2L truncate."""
     return images.round().clamp(0, 255).to(torch.uint8)
-
-
-def has_batchnorm(model: nn.Module) -> bool:
-    return any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
 
 
 def check_request(method: str, args, data: Dataset, factor: int | None = None):
@@ -253,8 +367,8 @@ def check_request(method: str, args, data: Dataset, factor: int | None = None):
         most = min(fewest, RDED_IMAGES) // factor**2
         raise UserError(f"--ipc {ipc}: RDED takes one crop of each of {RDED_IMAGES} images, so at most {most} here")
     arch = args.teacher_arch or args.arch or data.default_arch
-    if method == "sre2l" and not has_batchnorm(common.build_model(arch, data.num_classes, data.image_size)):
-        raise UserError(f"sre2l needs a teacher with BatchNorm layers, {arch} has none")
+    if method in RECOVERED and not batchnorms(common.build_model(arch, data.num_classes, data.image_size)):
+        raise UserError(f"{method} needs a teacher with BatchNorm layers, {arch} has none")
 
 
 def default_factor(data: Dataset) -> int:
@@ -270,24 +384,25 @@ def distil(method: str, args, data: Dataset, teacher: Teacher | None, factor: in
         settings["teacher"] = {key: teacher.info[key] for key in ("arch", "width", "digest")}
     if method == "rded":
         settings |= {"factor": factor, "images": RDED_IMAGES, "crops": RDED_CROPS}
-    if method == "sre2l":
-        setting = sre2l_settings(data)
+    if method in RECOVERED:
+        setting = sre2l_settings(data) if method == "sre2l" else lpld_settings(data)
         settings["recovery"] = asdict(setting)
     folder = common.stage_folder(args.out / data.name, f"{method}-ipc{ipc}", settings)
     if "made_with" in common.read_settings(folder):
         print(f"images:   reusing {folder}")
         return folder
-    leftovers = []
     if method == "random":
         labels = torch.arange(data.num_classes).repeat_interleave(ipc)
         picked = [pick_random(data, label, ipc, args.seed) for label in range(data.num_classes)]
         images = data.train.pick(torch.cat(picked))
     elif method == "rded":
         images, labels = rded(data, teacher, ipc, factor, args.seed)
+    elif method == "sre2l":
+        images, labels = sre2l(data, teacher, ipc, setting, args.seed, folder)
     else:
-        images, labels, leftovers = sre2l(data, teacher, ipc, setting, args.seed, folder)
+        images, labels = lpld(data, teacher, squeeze(args, data, teacher), ipc, setting, args.seed, folder)
     common.save_distilled(folder, images, labels, data.device)
-    for file in leftovers:
+    for file in folder.glob("groups-*.pt"):
         file.unlink()
     print(f"images:   {method}, {ipc} per class, in {folder}")
     return folder
