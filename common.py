@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shlex
+import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -168,6 +169,25 @@ class Progress:
             self.written = time.monotonic()
 
 
+def repeat(train, seeds, folder: Path, device) -> list[dict]:
+    """train(seed, progress path) for each seed, kept as seed<n>.json in `folder` and read from there the next time."""
+    students = []
+    for seed in seeds:
+        kept, progress = folder / f"seed{seed}.json", folder / f"seed{seed}.progress.pt"
+        if kept.exists():
+            print(f"reusing {kept}")
+        else:
+            save_json(kept, {**train(seed, progress), "made_with": made_with(device)})
+            progress.unlink(missing_ok=True)
+        students.append(read_json(kept))
+    return students
+
+
+def mean_std(values: list[float]) -> dict:
+    """Mean and population standard deviation over repeats, as GIFT's released code reports them."""
+    return {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "values": values}
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Options and device
 
@@ -246,7 +266,7 @@ def send(draws: Tensor, device) -> Tensor:
 
 
 # Purposes: they follow the run's seed, so that no two uses share a stream.
-TEACHER, ORDER, VIEW, CHOICE, CROPS, NOISE, TILES, WEIGHTS = range(8)
+TEACHER, ORDER, VIEW, CHOICE, CROPS, NOISE, TILES, WEIGHTS, LABELS = range(9)
 
 
 def seed_torch(*seed: int):
@@ -437,6 +457,7 @@ def build_model(arch: str, num_classes: int, image_size: int, width: int = 128) 
 # GIFT's code, also for Tiny-ImageNet, where SRe2L's has (.4802 .4481 .3975)/(.2302 .2265 .2262); RDED's, on every set
 IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR_COLOURS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # GIFT's and SRe2L's code
+RAW_COLOURS = ((0.0,) * 3, (1.0,) * 3)  # LPQLD's code: no normalisation for ImageNet-21K
 FASHION_COLOURS = ((0.2190,) * 3, (0.3318,) * 3)  # ours: Fashion-MNIST's training images, padded to 32 px
 
 
@@ -463,6 +484,7 @@ DATASETS = {
     "imagenet-10": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "class folders of https://image-net.org"),
     "imagenet-100": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "class folders of https://image-net.org"),
     "imagenet-1k": Defaults(64, 224, "resnet18", IMAGENET_COLOURS, 90, "https://image-net.org"),
+    "imagenet-21k": Defaults(224, 224, "resnet18", RAW_COLOURS, 80, "https://github.com/Alibaba-MIIL/ImageNet21K"),
 }
 FOLDERS = {  # names under --data-root that a set of folders may have
     "tinyimagenet": ("tiny-imagenet-200", "tinyimagenet"),
@@ -471,7 +493,9 @@ FOLDERS = {  # names under --data-root that a set of folders may have
     "imagenet-10": ("imagenet-10",),
     "imagenet-100": ("imagenet-100",),
     "imagenet-1k": ("imagenet-1k", "imagenet"),
+    "imagenet-21k": ("imagenet-21k", "imagenet21k_resized"),
 }
+SQUEEZED = ("imagenet-21k",)  # test views are resized to a square, without regard to their ratio (LPQLD's code)
 RESIDENT_BYTES = (
     8 << 30
 )  # up to this size a split is kept on the device; ImageNet-1K's training images are read as needed
@@ -492,9 +516,9 @@ def to_tensor(image: Image.Image) -> Tensor:
 class Split:
     """The images of one split as uint8 [N, 3, S, S] and their labels [N], on the device or read from disk as needed."""
 
-    def __init__(self, labels, device, pixels=None, paths=None, side=None, margin=False):
+    def __init__(self, labels, device, pixels=None, paths=None, side=None, fit="cut"):
         self.labels = torch.as_tensor(labels, dtype=torch.int64, device=device)
-        self.device, self.pixels, self.paths, self.side, self.margin = device, pixels, paths, side, margin
+        self.device, self.pixels, self.paths, self.side, self.fit = device, pixels, paths, side, fit
         self.resident = paths is None or len(paths) * 3 * side**2 <= RESIDENT_BYTES
 
     def __len__(self):
@@ -508,9 +532,9 @@ class Split:
         """The image at the side in use: as it is if it fits, else resized by its shorter side, and the centre cut."""
         image = read_image(self.paths[index])
         if image.size != (self.side, self.side):
-            # 256 -> 224, 146 -> 128, 73 -> 64 for ImageNet and its subsets (GIFT's code); no margin for other folders
-            image = pil_transforms.resize(image, int(self.side * 8 / 7) if self.margin else self.side)
-            image = pil_transforms.center_crop(image, self.side)
+            # margin: 256 -> 224, 146 -> 128, 73 -> 64 for ImageNet and its subsets (GIFT's code); cut: other folders
+            side = {"margin": int(self.side * 8 / 7), "cut": self.side, "squeeze": (self.side, self.side)}[self.fit]
+            image = pil_transforms.center_crop(pil_transforms.resize(image, side), self.side)
         return to_tensor(image)
 
     def decode(self, indices, bar=None) -> Tensor:
@@ -554,7 +578,7 @@ class Split:
         if self.paths is None:
             return digest({"images": self.pixels, "labels": self.labels})
         names = [(Path(p).parent.name, Path(p).name, os.path.getsize(p)) for p in self.paths]
-        return digest([self.side, self.margin, self.labels.tolist(), names])
+        return digest([self.side, self.fit, self.labels.tolist(), names])
 
 
 class Dataset(NamedTuple):
@@ -674,9 +698,9 @@ def load_dataset(args) -> Dataset:
             colours, epochs, arch = IMAGENET_COLOURS, 60, None
         side = args.image_size or side
         arch = arch or ("conv3" if side < 64 else "conv4" if side < 128 else "conv5" if side < 224 else "resnet18")
-        margin = name in DATASETS and name != "tinyimagenet"
+        fit = "squeeze" if name in SQUEEZED else "margin" if name in DATASETS and name != "tinyimagenet" else "cut"
         pairs = ((train_paths, train_labels), (test_paths, test_labels))
-        splits = [Split(labels, device, paths=paths, side=side, margin=margin) for paths, labels in pairs]
+        splits = [Split(labels, device, paths=paths, side=side, fit=fit) for paths, labels in pairs]
         if name not in DATASETS:  # a folder called cifar10 need not be CIFAR-10
             name = root.resolve().name
             name += "-folder" * (name in DATASETS)

@@ -12,7 +12,6 @@ Measured (embedded data, RDED's 100 images, 3 students, CPU, torch 2.15; README.
 74.0 ± 1.3 with SGD, KL 77.0 ± 0.9 and 52.6 ± 0.3; on random real images GIFT 82.4 ± 0.3 and 78.5 ± 0.3.
 """
 
-import statistics
 import time
 from pathlib import Path
 
@@ -188,11 +187,6 @@ def train_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: di
 # The script
 
 
-def mean_std(values: list[float]) -> dict:
-    """Mean and population standard deviation over repeats, as the released code reports them."""
-    return {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "values": values}
-
-
 def run_settings(args, data: Dataset, teacher: Teacher, distilled: Distilled) -> dict:
     """All that a student's training rests on, but for its seed."""
     arch = args.arch or data.default_arch
@@ -221,27 +215,14 @@ def run_settings(args, data: Dataset, teacher: Teacher, distilled: Distilled) ->
     }
 
 
-def train_repeats(distilled, teacher, data, run: dict, seeds, folder: Path) -> list[dict]:
-    """A student for each seed; those already trained with these settings are read from `folder`."""
-    students = []
-    for seed in seeds:
-        kept = folder / f"seed{seed}.json"
-        if kept.exists():
-            print(f"reusing {kept}")
-        else:
-            student = train_student(distilled, teacher, data, run, seed, folder / f"seed{seed}.progress.pt")
-            common.save_json(kept, {**student, "made_with": common.made_with(data.device)})
-            (folder / f"seed{seed}.progress.pt").unlink(missing_ok=True)
-        students.append(common.read_json(kept))
-    return students
-
-
 def summarize(students: list[dict]) -> dict:
     """Last-epoch accuracy on the test set, which is the result; beside it the best of the four checks, which is not."""
     return {
-        "top1": mean_std([student["top1"] for student in students]),
-        "top5": mean_std([student["top5"] for student in students]),
-        "best_of_four_checks_top1": mean_std([max(top1 for _, top1, _ in student["checks"]) for student in students]),
+        "top1": common.mean_std([student["top1"] for student in students]),
+        "top5": common.mean_std([student["top5"] for student in students]),
+        "best_of_four_checks_top1": common.mean_std(
+            [max(top1 for _, top1, _ in student["checks"]) for student in students]
+        ),
     }
 
 
@@ -270,7 +251,11 @@ def main():
     run = run_settings(args, data, teacher, distilled)
     name = f"gift-{Path(distilled.info['folder']).resolve().name}-{run['arch']}-{run['loss']}-{run['optimizer']}"
     folder = common.stage_folder(args.out / data.name, name, run)
-    students = train_repeats(distilled, teacher, data, run, range(args.seed, args.seed + args.repeats), folder)
+
+    def train(seed, progress):
+        return train_student(distilled, teacher, data, run, seed, progress)
+
+    students = common.repeat(train, range(args.seed, args.seed + args.repeats), folder, data.device)
     result = summarize(students)
     parts = {"settings": run, "teacher": teacher.info, "images": distilled.info, "students": students}
     common.save_json(folder / "result.json", {**result, **parts, "made_with": common.made_with(data.device)})

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import common
 import gift
 
 
@@ -123,4 +124,4 @@ def test_quadrant_view_shows_a_tile_three_times_in_four():
 
 
 def test_mean_and_population_std():
-    assert gift.mean_std([80.0, 82.0]) == {"mean": 81.0, "std": 1.0, "values": [80.0, 82.0]}
+    assert common.mean_std([80.0, 82.0]) == {"mean": 81.0, "std": 1.0, "values": [80.0, 82.0]}
