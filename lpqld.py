@@ -75,9 +75,11 @@ def protocol_for(data: Dataset, args, count: int) -> Protocol:
     kept = PROTOCOLS.get(data.name) or Protocol(top_k=max(3, data.num_classes // 20), batch_size=None)
     given = {name: getattr(args, name) for name in ("epochs", "batch_size", "prune", "top_k", "reuse", "lr")}
     kept = replace(kept, **{name: value for name, value in given.items() if value is not None})
-    batch_size = kept.batch_size or max(10, min(128, count // 5))
-    top_k = min(kept.top_k, data.num_classes) if args.top_k is None else kept.top_k
-    return replace(kept, batch_size=min(batch_size, count), top_k=top_k, calibrate=not args.no_calibration)
+    if args.batch_size is None:
+        kept = replace(kept, batch_size=min(kept.batch_size or max(10, min(128, count // 5)), count))
+    if args.top_k is None:
+        kept = replace(kept, top_k=min(kept.top_k, data.num_classes))
+    return replace(kept, calibrate=not args.no_calibration)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -238,8 +240,8 @@ def check_labels(protocol: Protocol, count: int, data: Dataset):
     """Whether such a pool can be had and trained from; before a teacher is trained for it."""
     if protocol.top_k > data.num_classes:
         raise UserError(f"--top-k {protocol.top_k}: {data.name} has {data.num_classes} classes")
-    if protocol.batch_size < 2:
-        raise UserError("--batch-size 1: BatchNorm needs at least two images")
+    if not 2 <= protocol.batch_size <= count:
+        raise UserError(f"--batch-size {protocol.batch_size}: from 2 (BatchNorm) to the {count} images there are")
     batches, per_pass = pool_size(count, protocol.batch_size, protocol.epochs, protocol.prune)
     if batches < -(-per_pass // protocol.batch_size):
         raise UserError(
@@ -253,6 +255,13 @@ BELONGS = {  # what a pool belongs to, in the words of a refusal
     "image_size": "side of the images", "colours": "normalisation", "count": "number of images",
     "images": "images (hash)", "teacher": "teacher (hash)",
 }  # fmt: skip
+
+
+MIXES = ("cutmix", "cutout", "none")
+
+
+def view_recipe(mix: str, flip: bool) -> dict:
+    return {"crop": list(CROP_SCALE), "flip": flip, "mix": mix}
 
 
 def belongs_to(data: Dataset, distilled: Distilled, teacher: Teacher | None) -> dict:
@@ -269,7 +278,7 @@ def pool_settings(protocol: Protocol, data: Dataset, distilled: Distilled, teach
     return {
         "format": "lpqld label pool 1",
         **belongs_to(data, distilled, teacher),
-        "view": {"crop": list(CROP_SCALE), "flip": protocol.flip, "mix": protocol.mix},
+        "view": view_recipe(protocol.mix, protocol.flip),
         "seed": seed, "batch_size": protocol.batch_size, "batches": batches, "images_per_pass": per_pass,
         "epochs": protocol.epochs, "prune": protocol.prune, "top_k": protocol.top_k,
     }  # fmt: skip
@@ -319,6 +328,20 @@ def sketch(pool: LabelPool, distilled: Distilled, data: Dataset) -> Tensor:
     return F.adaptive_avg_pool2d(view, 4).cpu()
 
 
+def holds_what_it_says(settings: dict, values: Tensor, classes: Tensor) -> bool:
+    """Whether a pool's tensors have the sizes that its settings imply."""
+    names = ("seed", "count", "num_classes", "batch_size", "batches", "images_per_pass", "top_k")
+    seed, count, num_classes, size, batches, per_pass, k = (settings.get(name) for name in names)
+    if not all(isinstance(x, int) for x in (seed, size, batches, per_pass, k, settings.get("epochs"))) or seed < 0:
+        return False
+    if not (1 <= k <= num_classes and 2 <= size <= per_pass <= count and batches >= -(-per_pass // size)):
+        return False
+    labels = label_batch_rows(batches - 1, per_pass, size).stop
+    packed = label_bytes(labels, k, num_classes) - 2 * labels * k
+    shapes = values.shape == (labels, k) and classes.shape == (packed,)
+    return shapes and values.dtype == torch.float16 and classes.dtype == torch.uint8
+
+
 def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher | None = None) -> LabelPool:
     """Read a pool, redraw its views, and make sure that it belongs to these images and, if one is given, this teacher.
 
@@ -335,14 +358,20 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
     for name, words in BELONGS.items():
         if settings.get(name) != ours[name] and not (name == "teacher" and teacher is None):
             raise UserError(f"label pool {path} is for another {words}: {settings.get(name)}, here {ours[name]}")
+    if settings.get("view") not in [view_recipe(mix, flip) for mix in MIXES for flip in (True, False)]:
+        raise UserError(f"label pool {path} is for views that are not drawn here: {settings.get('view')}")
+    values, classes, k = kept["values"], kept["classes"], kept["values"].shape[-1]
+    if not holds_what_it_says(settings, values, classes):
+        raise UserError(f"label pool {path} does not hold the labels that its settings speak of")
+    if k == data.num_classes:
+        classes = None
+    else:
+        classes = unpack_classes(classes, values.numel(), data.num_classes).view(-1, k).to(data.device)
+        if classes.max() >= data.num_classes:
+            raise UserError(f"label pool {path} has a label of class {classes.max()}, {data.name} has no such class")
     order, draws = (x.to(data.device) for x in draw_views(settings))
-    values, classes, k = kept["values"].to(data.device), None, settings["top_k"]
-    if k < data.num_classes:
-        classes = unpack_classes(kept["classes"], len(order) * k, data.num_classes).view(-1, k).to(data.device)
-    if values.shape != (len(order), k) or (classes is not None and not 0 <= classes.max() < data.num_classes):
-        raise UserError(f"label pool {path} does not hold what it says: {tuple(values.shape)} values")
     info = {"file": str(path), "bytes": path.stat().st_size, "digest": kept["digest"]}
-    pool = LabelPool(settings, values, classes, order, draws, info)
+    pool = LabelPool(settings, values.to(data.device), classes, order, draws, info)
     if not torch.allclose(sketch(pool, distilled, data), kept["sketch"], atol=1e-2):
         raise UserError(f"label pool {path}: its views, redrawn here, are not those that were labelled")
     return pool
@@ -496,14 +525,16 @@ def train_student(
 
 
 @torch.no_grad()
-def within_class_similarity(features: Tensor, labels: Tensor) -> float:
-    """Mean cosine similarity of features [N, D] over all pairs of different images of a class; nan if there is none.
+def within_class_similarity(features: Tensor, labels: Tensor) -> float | None:
+    """Mean cosine similarity of features [N, D] over all pairs of different images of a class; None if there is none.
 
     LPLD's measure of how little the images of a class differ; features are inputs of the teacher's last linear layer.
     """
-    features, same = F.normalize(features.float(), dim=1), labels[:, None] == labels
-    same.fill_diagonal_(False)
-    return (features @ features.T)[same].mean().item()
+    features = F.normalize(features.double(), dim=1)
+    sums = features.new_zeros(int(labels.max()) + 1, features.shape[1]).index_add_(0, labels, features)
+    count = torch.bincount(labels)
+    pairs = (count * (count - 1)).sum().item()  # (i, j) and (j, i); the sum of their cosines is ||sum||^2 - count
+    return (sums.square().sum() - len(labels)).item() / pairs if pairs else None
 
 
 @torch.no_grad()
@@ -541,8 +572,8 @@ def print_storage():
         more = (f"{size / 2**30:8.3f} {full / size:4.0f}x" for size in (plain, ours))
         print("{:37}{:>20}{:>20}{:>17}{:>19}".format(setting, *cells, *more))
     print(
-        "\nIn brackets: as published. '16 + 16 bits' is what p and k save by themselves (the method): for each kept logit\n"
-        "fp16 and a 16-bit class; the released files, which hold every box, need more. The last column is this\n"
+        "\nIn brackets: as published. '16 + 16 bits' is what p and k save by themselves (the method): fp16 and a\n"
+        "16-bit class for each kept logit. The released files hold every box besides, and need more. The last column is this\n"
         "repository's file: a seed in place of the boxes, and packed classes (the format)."
     )
 
@@ -552,7 +583,7 @@ ABLATION = {  # P pruning, Q quantization, DKR dynamic knowledge reuse, CA calib
     "P": {"top_k": None, "reuse": "none", "calibrate": False},
     "P + Q": {"reuse": "none", "calibrate": False},
     "P + Q + DKR": {"calibrate": False},
-    "P + Q + DKR + CA": {},
+    "P + Q + DKR + CA": {},  # all of it: the protocol as it stands
     "P + DKR + CA": {"top_k": None},
 }
 
@@ -617,27 +648,34 @@ def main():
                 f"--{name.replace('_', '-')} is about making labels: it does not go with --labels {args.labels}"
             )
 
+    if args.ablation and (args.no_calibration or args.reuse == "none"):
+        raise UserError("--ablation switches DKR and CA itself: it goes with neither --reuse none nor --no-calibration")
+
     data = common.load_dataset(args)
     common.build_model(args.arch or data.default_arch, data.num_classes, data.image_size)  # complains in good time
     teacher = None
     if args.images in methods:
         synthesize.check_request(args.images, args, data)
         count = (args.ipc or 10) * data.num_classes
-        check_labels(protocol_for(data, args, count), count, data)
+        if not args.labels:
+            check_labels(protocol_for(data, args, count), count, data)
         teacher = common.load_teacher(args, data)
         distilled = common.load_distilled(synthesize.distil(args.images, args, data, teacher), data)
     else:
         distilled = common.load_distilled(args.images, data, args.ipc)
-        check_labels(protocol_for(data, args, len(distilled.images)), len(distilled.images), data)
+        if not args.labels:
+            check_labels(protocol_for(data, args, len(distilled.images)), len(distilled.images), data)
         if not args.labels or args.teacher:
             teacher = common.load_teacher(args, data)
     protocol = protocol_for(data, args, len(distilled.images))
     if teacher:
         features = teacher_features(teacher.model, distilled.images, data.colours)
         similarity = within_class_similarity(features, distilled.labels)
-        print(f"          within-class cosine similarity of the teacher's features: {similarity:.3f}")
+        distilled.info["within_class_similarity"] = similarity
+        if similarity is not None:
+            print(f"          cosine similarity of the teacher's features within a class: {similarity:.3f}")
     if args.ablation:
-        return ablation(args, protocol, data, distilled, teacher, similarity)
+        return ablation(args, protocol, data, distilled, teacher)
 
     if args.labels:
         pool = load_pool(args.labels, data, distilled, teacher)
@@ -663,7 +701,7 @@ def main():
     print(f"{'fp16 labels for every epoch':36}{result['full_label_bytes']:>12,} bytes: {result['times_smaller']:.1f} x")
 
 
-def ablation(args, protocol: Protocol, data: Dataset, distilled: Distilled, teacher: Teacher, similarity: float):
+def ablation(args, protocol: Protocol, data: Dataset, distilled: Distilled, teacher: Teacher):
     """P, Q, DKR and CA switched on one after the other; a row is printed as soon as it is there."""
     arch = args.arch or data.default_arch
     print(f"students: {arch}, {protocol.optimizer}, {protocol.epochs} epochs; p {protocol.prune}, MR-{protocol.top_k}")
@@ -676,7 +714,7 @@ def ablation(args, protocol: Protocol, data: Dataset, distilled: Distilled, teac
         top1, top5 = ("{mean:5.1f} ± {std:.1f}".format(**rows[name][figure]) for figure in ("top1", "top5"))
         size = f"{rows[name]['label_bytes']:>12,}{rows[name]['times_smaller']:8.1f}x"
         print(f"{name:16}{size}   {top1:12}   {top5}", flush=True)
-    more = {"teacher": teacher.info, "images": distilled.info, "within_class_similarity": similarity}
+    more = {"teacher": teacher.info, "images": distilled.info}
     file = args.out / data.name / f"ablation-{Path(distilled.info['folder']).resolve().name}-{arch}.json"
     common.save_json(file, {"rows": rows, **more, "made_with": common.made_with(data.device)})
     print(f"\nresult:   {file}")
