@@ -169,13 +169,13 @@ class Progress:
             self.written = time.monotonic()
 
 
-def repeat(train, seeds, folder: Path, device) -> list[dict]:
+def repeat(train, seeds, folder: Path, device, say=print) -> list[dict]:
     """train(seed, progress path) for each seed, kept as seed<n>.json in `folder` and read from there the next time."""
     students = []
     for seed in seeds:
         kept, progress = folder / f"seed{seed}.json", folder / f"seed{seed}.progress.pt"
         if kept.exists():
-            print(f"reusing {kept}")
+            say(f"reusing {kept}")
         else:
             save_json(kept, {**train(seed, progress), "made_with": made_with(device)})
             progress.unlink(missing_ok=True)

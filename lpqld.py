@@ -352,7 +352,11 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
     if not tensors or not isinstance(kept.get("settings"), dict) or "lpqld" not in str(kept["settings"].get("format")):
         raise UserError(f"label pool {path} is a torch file of something else")
     settings = kept["settings"]
-    if kept.get("digest") != pool_digest(kept):
+    try:
+        sealed = kept.get("digest") == pool_digest(kept)
+    except TypeError:  # settings that are no plain numbers, words and lists
+        sealed = False
+    if not sealed:
         raise UserError(f"label pool {path} has been altered: its content does not match its checksum")
     ours = belongs_to(data, distilled, teacher)
     for name, words in BELONGS.items():
@@ -372,7 +376,8 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
     order, draws = (x.to(data.device) for x in draw_views(settings))
     info = {"file": str(path), "bytes": path.stat().st_size, "digest": kept["digest"]}
     pool = LabelPool(settings, values.to(data.device), classes, order, draws, info)
-    if not torch.allclose(sketch(pool, distilled, data), kept["sketch"], atol=1e-2):
+    redrawn = sketch(pool, distilled, data)
+    if redrawn.shape != kept["sketch"].shape or not torch.allclose(redrawn, kept["sketch"].float(), atol=1e-2):
         raise UserError(f"label pool {path}: its views, redrawn here, are not those that were labelled")
     return pool
 
@@ -573,8 +578,8 @@ def print_storage():
         print("{:37}{:>20}{:>20}{:>17}{:>19}".format(setting, *cells, *more))
     print(
         "\nIn brackets: as published. '16 + 16 bits' is what p and k save by themselves (the method): fp16 and a\n"
-        "16-bit class for each kept logit. The released files hold every box besides, and need more. The last column is this\n"
-        "repository's file: a seed in place of the boxes, and packed classes (the format)."
+        "16-bit class for each kept logit. The released files hold every box besides, and need more. The last column\n"
+        "is this repository's file: a seed in place of the boxes, and packed classes (the format)."
     )
 
 
@@ -598,7 +603,7 @@ def run_settings(protocol: Protocol, data: Dataset, distilled: Distilled, pool: 
     }  # fmt: skip
 
 
-def train_and_report(args, protocol: Protocol, data: Dataset, distilled: Distilled, pool: LabelPool) -> dict:
+def train_and_report(args, protocol: Protocol, data: Dataset, distilled: Distilled, pool: LabelPool, say=print) -> dict:
     """Students from this pool: their results, kept in a folder of their own; what they cost in labels."""
     arch, made = args.arch or data.default_arch, pool.settings
     run = run_settings(protocol, data, distilled, pool, arch)
@@ -609,7 +614,7 @@ def train_and_report(args, protocol: Protocol, data: Dataset, distilled: Distill
     def train(seed, progress):
         return train_student(distilled, pool, data, run, seed, progress)
 
-    students = common.repeat(train, range(args.seed, args.seed + args.repeats), folder, data.device)
+    students = common.repeat(train, range(args.seed, args.seed + args.repeats), folder, data.device, say)
     full = made["count"] * made["epochs"] * data.num_classes * 2
     result = {
         "top1": common.mean_std([student["top1"] for student in students]),
@@ -710,7 +715,8 @@ def ablation(args, protocol: Protocol, data: Dataset, distilled: Distilled, teac
     for name, parts in ABLATION.items():
         parts = {**parts, **({"top_k": data.num_classes} if "top_k" in parts else {})}
         row = replace(protocol, **parts)
-        rows[name] = train_and_report(args, row, data, distilled, label_pool(args, row, data, distilled, teacher))
+        pool = label_pool(args, row, data, distilled, teacher)
+        rows[name] = train_and_report(args, row, data, distilled, pool, say=lambda line: None)  # a table is being shown
         top1, top5 = ("{mean:5.1f} ± {std:.1f}".format(**rows[name][figure]) for figure in ("top1", "top5"))
         size = f"{rows[name]['label_bytes']:>12,}{rows[name]['times_smaller']:8.1f}x"
         print(f"{name:16}{size}   {top1:12}   {top5}", flush=True)

@@ -1,6 +1,10 @@
 """Every script as a user runs it, at a tiny size; what is reused, what goes on after a kill, and what is refused."""
 
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from test_common import image_folder, picture, write_numbered
 import benchmark
 import common
 import gift
+import lpqld
 import synthesize
 
 TINY = ("--width", 8, "--teacher-epochs", 2, "--device", "cpu")
@@ -84,11 +89,7 @@ def test_synthesize(in_process, small_teacher, method, monkeypatch):
 
 def test_synthesize_sre2l_from_a_resnet(in_process, tmp_path, monkeypatch):
     """ConvNets and ResNets both serve; here on a task small enough for a ResNet-18 on a CPU: dark against light."""
-    root = image_folder(tmp_path / "shades", count=0)
-    for split in ("train", "val"):
-        for c, name in enumerate(("dark", "light")):
-            for i in range(40):
-                picture(root / split / name / f"{i}.png", 16, shade=40 + 150 * c + i)
+    root = shades(tmp_path / "shades")
     setting = synthesize.Recovery(lr=0.1, r_bn=0.01, iterations=2, roll=(0, 4), crop=True)
     monkeypatch.setitem(synthesize.SRE2L, "cifar100", setting)
     monkeypatch.setitem(common.TEACHER_RECIPE, "batch_size", (8, 8))
@@ -96,6 +97,106 @@ def test_synthesize_sre2l_from_a_resnet(in_process, tmp_path, monkeypatch):
     status, shown, err = in_process(synthesize, *words, "--method", "sre2l", "--ipc", 2, "--out", tmp_path / "runs")
     assert status == 0, err
     assert len(list((tmp_path / "runs" / "shades" / "sre2l-ipc2").glob("*/*.png"))) == 4
+
+
+def shades(root):
+    """A task small enough for a ResNet-18 on a CPU: dark against light."""
+    for split in ("train", "val"):
+        for c, name in enumerate(("dark", "light")):
+            for i in range(40):
+                picture(root / split / name / f"{i}.png", 16, shade=40 + 150 * c + i)
+    return root
+
+
+def test_lpqld_from_nothing_to_a_result(run, tmp_path):
+    done = run("lpqld.py", *TINY, "--ipc", 5, "--epochs", 60, "--repeats", 2, "--out", tmp_path / "runs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "data:",
+        "teacher:",
+        "images:",
+        "within a class",
+        "labels:",
+        "student:",
+        "last epoch",
+        "label storage",
+    ):
+        assert line in done.stdout
+    assert "class statistics" in done.stderr and "recovering" in done.stderr and "student" in done.stderr  # bars
+    folder = tmp_path / "runs" / "fashion" / "lpqld-lpld-ipc5-conv3-p0.9-k3-step-ca"
+    result = json.loads((folder / "result.json").read_text())
+    assert len(result["top1"]["values"]) == 2 and result["top1"]["mean"] > 15
+    file = Path(result["labels"]["file"])
+    assert result["label_bytes"] == file.stat().st_size and result["full_label_bytes"] == 50 * 60 * 10 * 2
+    made = result["labels"]["settings"]
+    assert (made["batch_size"], made["batches"], made["top_k"]) == (
+        10,
+        30,
+        3,
+    )  # 5 batches an epoch, a tenth of 60 epochs
+    history = result["students"][0]["teacher_and_student_temperatures"]
+    assert history[0] == [20.0, 1.0] and history[5][0] == 14.0 and history[-1][0] == 2.0 and history[-1][1] < 1
+    assert result["images"]["within_class_similarity"] > 0.3
+    assert not [
+        path for path in tmp_path.rglob("*") if "progress" in path.name or path.name.startswith(("groups", "."))
+    ]
+
+
+def test_lpqld_from_a_stored_pool_needs_no_teacher(in_process, small_teacher, tmp_path):
+    out, teacher = small_teacher
+    words = (*TINY, "--images", "random", "--ipc", 4, "--epochs", 20)
+    status, first, err = in_process(lpqld, *words, "--out", out)
+    assert status == 0, err
+    made = common.read_json(out / "fashion" / "lpqld-random-ipc4-conv3-p0.9-k3-step-ca" / "result.json")
+    stored = ("--images", out / "fashion" / "random-ipc4", "--labels", made["labels"]["file"], "--out", tmp_path)
+    status, second, err = in_process(lpqld, "--width", 8, "--device", "cpu", *stored)
+    assert status == 0, err
+    assert "teacher" not in second and not list(tmp_path.glob("fashion/teacher*"))
+    again = common.read_json(next(tmp_path.glob("fashion/lpqld-*/result.json")))
+    assert again["top1"] == made["top1"]  # from the very same labels
+    status, _, err = in_process(lpqld, *TINY, *stored, "--teacher", teacher.info["file"], "--epochs", 3)
+    assert status == 0, err  # the teacher that made them may stand beside
+
+
+def test_lpqld_ablation(in_process, small_teacher):
+    out, _ = small_teacher
+    words = (*TINY, "--out", out, "--images", "random", "--ipc", 3, "--epochs", 20, "--ablation", "--repeats", 2)
+    status, shown, err = in_process(lpqld, *words)
+    assert status == 0, err
+    kept = common.read_json(out / "fashion" / "ablation-random-ipc3-conv3.json")
+    assert list(kept["rows"]) == ["full labels", "P", "P + Q", "P + Q + DKR", "P + Q + DKR + CA", "P + DKR + CA"]
+    assert all(line in shown for line in kept["rows"])
+    assert all(len(row["top1"]["values"]) == 2 for row in kept["rows"].values())
+    sizes = [row["label_bytes"] for row in kept["rows"].values()]
+    assert sizes[0] > sizes[1] > sizes[2] == sizes[3] == sizes[4] and sizes[5] == sizes[1]
+    runs = [common.read_json(Path(row["file"]))["settings"] for row in kept["rows"].values()]
+    assert [(run["reuse"], run["calibrate"]) for run in runs] == [
+        ("none", False), ("none", False), ("none", False), ("step", False), ("step", True), ("step", True)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, folder", [("tinyimagenet", "tiny-imagenet-200"), ("imagenet-21k", "imagenet-21k")])
+def test_lpqld_at_the_settings_of_the_papers(in_process, tmp_path, monkeypatch, name, folder):
+    """The presets' optimizer, views and batches, and a ResNet; sizes as small as can be."""
+    shades(tmp_path / "data" / folder)
+    monkeypatch.setitem(
+        synthesize.LPLD, name, synthesize.Recovery(lr=0.1, r_bn=0.05, iterations=2, roll=(0, 4), crop=True)
+    )
+    monkeypatch.setitem(common.TEACHER_RECIPE, "batch_size", (8, 8))
+    words = ("--dataset", name, "--data-root", tmp_path / "data", "--image-size", 16, "--teacher-epochs", 4)
+    more = ("--arch", "resnet18_modified", "--ipc", 3, "--epochs", 20, "--prune", 0.9, "--top-k", 1)
+    status, shown, err = in_process(lpqld, *words, *more, "--device", "cpu", "--out", tmp_path / "runs")
+    assert status == 0, err
+    result = common.read_json(next((tmp_path / "runs" / name).glob("lpqld-*/result.json")))
+    assert result["settings"]["optimizer"] == ("sgd" if name == "tinyimagenet" else "adamw")
+    assert result["labels"]["settings"]["view"]["mix"] == ("none" if name == "tinyimagenet" else "cutout")
+    assert (result["labels"]["settings"]["batch_size"], result["labels"]["settings"]["batches"]) == (6, 2)
+
+
+def test_lpqld_storage_table_needs_nothing(run, tmp_path):
+    done = run("lpqld.py", "--storage", cwd=tmp_path)
+    assert done.returncode == 0 and "ImageNet-21K, IPC 20" in done.stdout and "123x" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_benchmark_prints_both_figures(in_process):
@@ -153,6 +254,55 @@ def test_killed_stages_end_where_uninterrupted_ones_end(fashion, options, tmp_pa
     assert torch.equal(
         common.load_distilled(synthesize.distil("sre2l", args, fashion, teacher), fashion).images, images
     )
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+import common, lpqld, synthesize
+where, at = sys.argv[1], int(sys.argv[2])
+sys.argv[1:3] = []
+synthesize.SRE2L["fashion"] = synthesize.Recovery(lr=0.25, r_bn=0.01, iterations=100, roll=(0, 4), crop=True)
+save = common.Progress.save
+def save_and_die(self, done, beside=None):
+    save(self, done, beside, every_seconds=0)
+    if where in str(self.path) and done >= at:
+        os.kill(os.getpid(), signal.SIGKILL)
+common.Progress.save = save_and_die
+common.run_script(lpqld.main)
+"""
+
+
+def test_lpqld_killed_in_each_stage_ends_where_an_uninterrupted_run_ends(small_teacher, tmp_path):
+    """kill -9 in squeeze, recovery, labelling and training, one after the other."""
+    words = [*TINY, "--teacher", small_teacher[1].info["file"], "--ipc", 2, "--epochs", 20, "--prune", 0.5]
+
+    def run(out, where, at):
+        script = KILLED.format(root=str(Path(lpqld.__file__).parent))
+        command = [sys.executable, "-c", script, where, at, *words, "--out", tmp_path / out]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=280)
+
+    for where, at in (("statistics", 10), ("groups", 50), ("labels.progress", 7), ("seed0", 8)):
+        done = run("killed", where, at)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert [path for path in (tmp_path / "killed").rglob("*progress*") if where in str(path)]
+    for out in ("killed", "whole"):
+        done = run(out, "nowhere", 0)
+        assert done.returncode == 0, done.stderr
+    killed, whole = (
+        {p.relative_to(tmp_path / out): p for p in (tmp_path / out).rglob("*.*")} for out in ("killed", "whole")
+    )
+    assert set(killed) == set(whole)
+    pictures = [name for name in whole if name.suffix == ".png"]
+    assert len(pictures) == 21 and all(killed[name].read_bytes() == whole[name].read_bytes() for name in pictures)
+    first, second = (
+        common.read_json(next(path for name, path in files.items() if name.name == "result.json"))
+        for files in (killed, whole)
+    )
+    assert first["labels"]["digest"] == second["labels"]["digest"]
+    for student in first["students"] + second["students"]:
+        del student["seconds"], student["made_with"]
+    assert first["students"] == second["students"]
 
 
 # --- bad input
@@ -322,3 +472,80 @@ def test_synthesize_refuses(in_process, tmp_path):
         status, _, err = in_process(synthesize, *words, "--out", tmp_path / "runs", "--device", "cpu")
         assert status == 2 and expected in err.splitlines()[-1]
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.fixture(scope="module")
+def pools(tmp_path_factory, small_teacher, fashion, options):
+    """A distilled set, its label pool, and others that do not go together."""
+    root, teacher = tmp_path_factory.mktemp("pools"), small_teacher[1]
+    args = options("--width", 8, "--ipc", 2, "--device", "cpu", "--out", root)
+    folder = synthesize.distil("random", args, fashion, None)
+    distilled = common.load_distilled(folder, fashion)
+    protocol = lpqld.Protocol(batch_size=10, epochs=10, top_k=3)
+    lpqld.make_pool(
+        distilled, teacher, fashion, lpqld.pool_settings(protocol, fashion, distilled, teacher, 0), root / "labels.pt"
+    )
+    (root / "short.pt").write_bytes((root / "labels.pt").read_bytes())
+    truncated(root / "short.pt")
+    kept = torch.load(root / "labels.pt", weights_only=True)
+    kept["values"][0, 0] += 1
+    torch.save(kept, root / "altered.pt")
+    for source in folder.glob("*/*.png"):
+        image = Image.open(source)
+        if source.parent.name == "00004" and source.name == "00001.png":
+            image.putpixel((7, 9), (1, 2, 3))
+        copy = root / "pixel" / source.parent.name / source.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        image.save(copy)
+    other = common.build_model("conv3", 10, 32, 8)
+    other.load_state_dict(teacher.model.state_dict())
+    with torch.no_grad():
+        other.classifier.bias[0] += 0.001
+    torch.save({"model": other.state_dict()}, root / "other-teacher.pt")
+    image_folder(root / "other-data")
+    write_numbered(root / "other-set", "{c:05d}/{i:05d}.png", classes=2)
+    return root, folder, teacher.info["file"]
+
+
+BAD_LPQLD = {
+    "top-k above C": ("--top-k 11", "10 classes"),
+    "top-k 0": ("--top-k 0", "top-k"),
+    "prune 1": ("--prune 1", "prune"),
+    "prune below 0": ("--prune -0.1", "prune"),
+    "prune not a number": ("--prune nan", "prune"),
+    "a pool smaller than one epoch": ("--prune 0.999", "leaves 2 label batches of 20, and one epoch takes 5"),
+    "a pool smaller than one epoch, of a given set": ("--images {i} --prune 0.999", "one epoch takes 2"),
+    "batches of one": ("--batch-size 1", "batch-size"),
+    "batches larger than the set": ("--batch-size 101", "100 images"),
+    "a teacher without BatchNorm": ("--teacher-arch vgg11", "vgg11"),
+    "an unknown schedule": ("--reuse linear", "linear"),
+    "an ablation of nothing": ("--ablation --no-calibration", "--no-calibration"),
+    "labels and how to make them": ("--images {i} --labels {p}/labels.pt --prune 0.5", "--prune"),
+    "labels and an ablation": ("--images {i} --labels {p}/labels.pt --ablation", "--ablation"),
+    "labels nowhere": ("--images {i} --labels {p}/nowhere.pt", "nowhere.pt"),
+    "labels truncated": ("--images {i} --labels {p}/short.pt", "truncated"),
+    "labels altered": ("--images {i} --labels {p}/altered.pt", "altered"),
+    "labels: a teacher": ("--images {i} --labels {t}", "something else"),
+    "one pixel changed": ("--images {p}/pixel --labels {p}/labels.pt", "images (hash)"),
+    "another teacher": ("--images {i} --labels {p}/labels.pt --teacher {p}/other-teacher.pt", "teacher (hash)"),
+    "another data set": (
+        "--dataset {p}/other-data --images {p}/other-set --labels {p}/labels.pt --image-size 32", "data set"
+    ),
+    "labels for other images made here": (
+        "--images random --ipc 3 --labels {p}/labels.pt --teacher {t}", "number of images"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_LPQLD, ids=lambda case: case.replace(" ", "-"))
+def test_lpqld_refuses(case, pools, in_process, tmp_path):
+    root, images, teacher = pools
+    words, expected = BAD_LPQLD[case]
+    words = words.format(p=root, i=images, t=teacher).split()
+    status, out, err = in_process(lpqld, *words, "--width", 8, "--device", "cpu", "--out", tmp_path / "runs")
+    assert status == 2, (out, err)
+    lines = [line for line in err.splitlines() if "\r" not in line and line.startswith("error: ")]
+    assert len(lines) == 1 and expected in lines[0] and "Traceback" not in err
+    assert err.rstrip().endswith(lines[0])
+    written = [p for p in tmp_path.rglob("*") if p.is_file() and "random-ipc3" not in str(p)]
+    assert written == []

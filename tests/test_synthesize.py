@@ -119,9 +119,98 @@ def test_recovery_lowers_both_terms(fashion, small_teacher, tmp_path):
     assert first[0] < first[1] / 2
 
 
+def recorded_inputs(teacher, x):
+    """The input of every BatchNorm layer for images x."""
+    taken = []
+    layers = synthesize.batchnorms(teacher)
+    hooks = [layer.register_forward_pre_hook(lambda layer, inputs: taken.append(inputs[0])) for layer in layers]
+    teacher(x)
+    for hook in hooks:
+        hook.remove()
+    return taken
+
+
+@pytest.mark.parametrize("arch", ["conv3", "resnet18_modified"])
+def test_class_statistics_are_the_exact_ones(arch, tmp_path, monkeypatch):
+    """Mean and biased variance over all images and pixels of a class, whatever the batches and their order."""
+    torch.manual_seed(0)
+    pixels, labels = torch.randint(256, (50, 3, 32, 32), dtype=torch.uint8), torch.randint(3, (50,))
+    pixels = (pixels * torch.rand(50, 1, 1, 1)).byte()  # images of a class differ in brightness
+    split = common.Split(labels, torch.device("cpu"), pixels=pixels)
+    data = common.Dataset("made-up", ["a", "b", "c"], 32, common.CIFAR_COLOURS, arch, 4, 1, split, split)
+    teacher = common.build_model(arch, 3, 32, 4)
+    teacher(common.normalize(pixels, data.colours))  # running statistics that are not 0 and 1
+    teacher.eval().requires_grad_(False)
+    monkeypatch.setattr(synthesize, "SQUEEZE_BATCH", 7)
+    statistics = synthesize.class_statistics(teacher, data, tmp_path / "progress.pt")
+    for label in range(3):
+        inputs = recorded_inputs(teacher, common.normalize(pixels[labels == label], data.colours))
+        assert len(inputs) == len(statistics) == (3 if arch == "conv3" else 20)
+        for x, (mean, variance) in zip(inputs, statistics, strict=True):
+            flat = x.double().transpose(0, 1).flatten(1)
+            torch.testing.assert_close(mean[label], flat.mean(1).float(), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(variance[label], flat.var(1, correction=0).float(), atol=1e-5, rtol=1e-3)
+        within = x.double().var((2, 3), correction=0).mean(0)  # what statistics of single images would give
+        assert (variance[label] >= within - 1e-6).all() and variance[label].sum() > 1.05 * within.sum()
+
+
+@pytest.mark.parametrize("arch", ["conv3", "resnet18_modified"])
+def test_classes_recovered_together_are_those_recovered_alone(arch, fashion, tmp_path):
+    """LPLD: class-wise batches and statistics, class losses summed: joint is class-by-class optimisation, up to
+    rounding (which Adam turns into whole steps where a gradient is nearly zero)."""
+    torch.manual_seed(0)
+    data = fashion._replace(class_names=fashion.class_names[:3])
+    model = common.build_model(arch, 3, 32, 4).eval().requires_grad_(False)
+    teacher = common.Teacher(model, {})
+    statistics = [
+        (torch.randn(3, x.num_features), 2 * torch.rand(3, x.num_features)) for x in synthesize.batchnorms(model)
+    ]
+    setting = synthesize.Recovery(lr=0.1, r_bn=0.05, iterations=3, roll=(-2, 2), crop=True)
+    together, labels = synthesize.lpld(data, teacher, statistics, 3, setting, 0, tmp_path)
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    for c in range(3):
+        own = [(mean[c : c + 1], variance[c : c + 1]) for mean, variance in statistics]
+        alone = synthesize.recover(model, torch.full((1, 3), c), own, setting, data, 0, [c], tmp_path / "alone.pt")
+        difference = (alone[0].int() - together[labels == c].int()).abs()
+        assert (difference <= 1).float().mean() > 0.999
+    # and each class has felt its own statistics
+    swapped = [(mean.flip(0), variance.flip(0)) for mean, variance in statistics]
+    (tmp_path / "groups-0-2.pt").unlink()
+    others, _ = synthesize.lpld(data, teacher, swapped, 3, setting, 0, tmp_path)
+    assert (others.int() - together.int()).abs().float().mean() > 0.1
+
+
+def test_chunks_give_what_all_at_once_gives(fashion, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = common.build_model("conv3", 10, 32, 4).eval().requires_grad_(False)
+    teacher, setting = common.Teacher(model, {}), synthesize.Recovery(0.1, 0.05, 2, (-2, 2), True)
+    statistics = synthesize.class_statistics(model, fashion, tmp_path / "progress.pt")
+    together, _ = synthesize.lpld(fashion, teacher, statistics, 2, setting, 0, tmp_path / "a")
+    monkeypatch.setattr(synthesize, "bytes_per_image", lambda *_: 2**30 // 4)  # 2 GiB: eight images, four classes
+    chunked, _ = synthesize.lpld(fashion, teacher, statistics, 2, setting, 0, tmp_path / "b")
+    assert sorted(p.name for p in (tmp_path / "b").glob("*.pt")) == ["groups-0-3.pt", "groups-4-7.pt", "groups-8-9.pt"]
+    assert ((chunked.int() - together.int()).abs() <= 1).float().mean() > 0.999
+
+
+def test_bytes_per_image_is_what_a_forward_keeps():
+    """At the least the inputs of three convolutions (3, 8 and 8 channels at 32, 16 and 8 px), and what BatchNorm, ReLU
+    and pooling keep of their outputs; independent of how many images there are."""
+    model = common.build_model("conv3", 10, 32, 8).eval().requires_grad_(False)
+    small = synthesize.bytes_per_image(model, 32, torch.device("cpu"))
+    floor = 4 * 8 * (32**2 + 16**2 + 8**2)
+    assert floor < small < 8 * floor
+    wide = common.build_model("conv3", 10, 32, 16).eval().requires_grad_(False)
+    assert synthesize.bytes_per_image(wide, 32, torch.device("cpu")) == pytest.approx(2 * small, rel=0.05)
+
+
 def test_released_settings():
     cifar, tiny, imagenet = (synthesize.SRE2L[name] for name in ("cifar100", "tinyimagenet", "imagenet-1k"))
     assert (cifar.lr, cifar.r_bn, cifar.iterations, cifar.roll, cifar.crop) == (0.25, 0.01, 1000, (0, 4), False)
     assert (tiny.lr, tiny.r_bn, tiny.iterations, tiny.roll, tiny.crop) == (0.1, 1.0, 4000, (-4, 4), True)
     assert (imagenet.lr, imagenet.r_bn, imagenet.iterations, imagenet.roll) == (0.25, 0.01, 4000, (0, 32))
     assert (synthesize.RDED_IMAGES, synthesize.RDED_CROPS) == (300, 5)
+    one, many, tiny = (synthesize.LPLD[name] for name in ("imagenet-1k", "imagenet-21k", "tinyimagenet"))
+    assert (one.lr, one.r_bn, one.iterations, one.roll) == (0.25, 0.01, 4000, (0, 32))
+    assert (many.lr, many.r_bn, many.iterations, many.roll) == (0.05, 0.25, 2000, (0, 32))
+    assert (tiny.lr, tiny.r_bn, tiny.iterations, tiny.roll) == (0.1, 0.05, 4000, (-4, 4))
+    assert all(setting.crop and setting.first_bn == 10 for setting in (one, many, tiny))
