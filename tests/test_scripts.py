@@ -109,7 +109,7 @@ def shades(root):
 
 
 def test_lpqld_from_nothing_to_a_result(run, tmp_path):
-    done = run("lpqld.py", *TINY, "--ipc", 5, "--epochs", 60, "--repeats", 2, "--out", tmp_path / "runs", cwd=tmp_path)
+    done = run("lpqld.py", *TINY, "--ipc", 2, "--epochs", 60, "--repeats", 2, "--out", tmp_path / "runs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for line in (
         "data:",
@@ -123,17 +123,17 @@ def test_lpqld_from_nothing_to_a_result(run, tmp_path):
     ):
         assert line in done.stdout
     assert "class statistics" in done.stderr and "recovering" in done.stderr and "student" in done.stderr  # bars
-    folder = tmp_path / "runs" / "fashion" / "lpqld-lpld-ipc5-conv3-p0.9-k3-step-ca"
+    folder = tmp_path / "runs" / "fashion" / "lpqld-lpld-ipc2-conv3-p0.9-k3-step-ca"
     result = json.loads((folder / "result.json").read_text())
     assert len(result["top1"]["values"]) == 2 and result["top1"]["mean"] > 15
     file = Path(result["labels"]["file"])
-    assert result["label_bytes"] == file.stat().st_size and result["full_label_bytes"] == 50 * 60 * 10 * 2
+    assert result["label_bytes"] == file.stat().st_size and result["full_label_bytes"] == 20 * 60 * 10 * 2
     made = result["labels"]["settings"]
     assert (made["batch_size"], made["batches"], made["top_k"]) == (
         10,
-        30,
+        12,
         3,
-    )  # 5 batches an epoch, a tenth of 60 epochs
+    )  # 2 batches an epoch, a tenth of 60 epochs
     history = result["students"][0]["teacher_and_student_temperatures"]
     assert history[0] == [20.0, 1.0] and history[5][0] == 14.0 and history[-1][0] == 2.0 and history[-1][1] < 1
     assert result["images"]["within_class_similarity"] > 0.3
@@ -175,16 +175,19 @@ def test_lpqld_ablation(in_process, small_teacher):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name, folder", [("tinyimagenet", "tiny-imagenet-200"), ("imagenet-21k", "imagenet-21k")])
-def test_lpqld_at_the_settings_of_the_papers(in_process, tmp_path, monkeypatch, name, folder):
-    """The presets' optimizer, views and batches, and a ResNet; sizes as small as can be."""
+@pytest.mark.parametrize(
+    "name, folder, arch",
+    [("tinyimagenet", "tiny-imagenet-200", "resnet18_modified"), ("imagenet-21k", "imagenet-21k", "conv3")],
+)
+def test_lpqld_at_the_settings_of_the_papers(in_process, tmp_path, monkeypatch, name, folder, arch):
+    """The presets' optimizer, views and batches; sizes as small as can be."""
     shades(tmp_path / "data" / folder)
     monkeypatch.setitem(
         synthesize.LPLD, name, synthesize.Recovery(lr=0.1, r_bn=0.05, iterations=2, roll=(0, 4), crop=True)
     )
     monkeypatch.setitem(common.TEACHER_RECIPE, "batch_size", (8, 8))
     words = ("--dataset", name, "--data-root", tmp_path / "data", "--image-size", 16, "--teacher-epochs", 4)
-    more = ("--arch", "resnet18_modified", "--ipc", 3, "--epochs", 20, "--prune", 0.9, "--top-k", 1)
+    more = ("--arch", arch, "--width", 16, "--ipc", 3, "--epochs", 20, "--prune", 0.9, "--top-k", 1)
     status, shown, err = in_process(lpqld, *words, *more, "--device", "cpu", "--out", tmp_path / "runs")
     assert status == 0, err
     result = common.read_json(next((tmp_path / "runs" / name).glob("lpqld-*/result.json")))
@@ -199,10 +202,16 @@ def test_lpqld_storage_table_needs_nothing(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_benchmark_prints_both_figures(in_process):
-    status, shown, err = in_process(benchmark, "--width", 8, "--batch-size", 4, "--rounds", 2, "--device", "cpu")
+def test_benchmark_prints_all_figures(in_process, monkeypatch):
+    small = ("--width", 8, "--batch-size", 4, "--classes", 10, "--rounds", 2, "--device", "cpu")
+    status, shown, err = in_process(benchmark, *small)
     assert status == 0, err
-    assert "step ms" in shown and "bare ms" in shown and "ratio" in shown
+    for word in ("ours ms", "limit ms", "ratio", "gift,", "lpqld,", "lpld,"):
+        assert word in shown
+    monkeypatch.setattr(lpqld, "pool_size", lambda count, size, epochs, prune: (80, 9984))  # 80 batches for 2,340
+    status, shown, err = in_process(benchmark, "--only", "pool", "--image-size", 8, *small)
+    assert status == 0, err
+    assert "80 label batches of 128" in shown and "10 training steps" in shown
 
 
 # --- killed and taken up again
