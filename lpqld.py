@@ -15,7 +15,7 @@ on GitHub.
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +73,7 @@ def protocol_for(data: Dataset, args, count: int) -> Protocol:
     """The protocol of a data set, with the options that are given. Sets without a released one take ImageNet-1K's,
     with k = C / 20 (at least 3) as there, and batches of a fifth of the images, from 10 to 128 (ours)."""
     kept = PROTOCOLS.get(data.name) or Protocol(top_k=max(3, data.num_classes // 20), batch_size=None)
-    given = {name: getattr(args, name) for name in ("epochs", "batch_size", "prune", "top_k", "reuse", "lr")}
+    given = {name: getattr(args, name) for name in ("epochs", "batch_size", "prune", "top_k", "mix", "reuse", "lr")}
     kept = replace(kept, **{name: value for name, value in given.items() if value is not None})
     if args.batch_size is None:
         kept = replace(kept, batch_size=min(kept.batch_size or max(10, min(128, count // 5)), count))
@@ -637,6 +637,7 @@ def main():
     add("--top-k", type=positive, help="logits kept of each label (default: by data set; all classes: no quantization)")
     add("--batch-size", type=positive, help="images per label batch (default: by data set)")
     add("--epochs", type=positive, help="of the student, and those that the pruning counts from (default: by data set)")
+    add("--mix", choices=MIXES, help="how views are mixed (default: by data set, mostly cutmix)")
     add("--reuse", choices=("step", "cosine", "none"), help="DKR's schedule of the labels' temperature (default: step)")
     add("--no-calibration", action="store_true", help="the student's temperature is the labels' (default: CA)")
     add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: by data set)")
@@ -647,7 +648,7 @@ def main():
     args.repeats = args.repeats or (3 if args.ablation else 1)
     if args.storage:
         return print_storage()
-    for name in ("prune", "top_k", "batch_size", "ablation"):
+    for name in ("prune", "top_k", "batch_size", "mix", "ablation"):
         if args.labels and getattr(args, name) not in (None, False):
             raise UserError(
                 f"--{name.replace('_', '-')} is about making labels: it does not go with --labels {args.labels}"
@@ -709,6 +710,13 @@ def main():
 def ablation(args, protocol: Protocol, data: Dataset, distilled: Distilled, teacher: Teacher):
     """P, Q, DKR and CA switched on one after the other; a row is printed as soon as it is there."""
     arch = args.arch or data.default_arch
+    settings = {
+        "stage": "ablation", "data": data.describe(), "images": distilled.info["digest"],
+        "teacher": teacher.info["digest"], "arch": arch, "width": data.default_width, "protocol": asdict(protocol),
+    }  # fmt: skip
+    name = f"ablation-{Path(distilled.info['folder']).resolve().name}-{arch}"
+    folder = common.stage_folder(args.out / data.name, name, settings)
+    file = folder / "ablation.json"
     print(f"students: {arch}, {protocol.optimizer}, {protocol.epochs} epochs; p {protocol.prune}, MR-{protocol.top_k}")
     print(f"\n{'labels':16}{'bytes':>12}{'smaller':>9}   top-1, %       top-5, %       ({args.repeats} x trained)")
     rows = {}
@@ -720,8 +728,7 @@ def ablation(args, protocol: Protocol, data: Dataset, distilled: Distilled, teac
         top1, top5 = ("{mean:5.1f} ± {std:.1f}".format(**rows[name][figure]) for figure in ("top1", "top5"))
         size = f"{rows[name]['label_bytes']:>12,}{rows[name]['times_smaller']:8.1f}x"
         print(f"{name:16}{size}   {top1:12}   {top5}", flush=True)
-    more = {"teacher": teacher.info, "images": distilled.info}
-    file = args.out / data.name / f"ablation-{Path(distilled.info['folder']).resolve().name}-{arch}.json"
+    more = {"settings": settings, "teacher": teacher.info, "images": distilled.info}
     common.save_json(file, {"rows": rows, **more, "made_with": common.made_with(data.device)})
     print(f"\nresult:   {file}")
 

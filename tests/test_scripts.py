@@ -111,17 +111,8 @@ def shades(root):
 def test_lpqld_from_nothing_to_a_result(run, tmp_path):
     done = run("lpqld.py", *TINY, "--ipc", 2, "--epochs", 60, "--repeats", 2, "--out", tmp_path / "runs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for line in (
-        "data:",
-        "teacher:",
-        "images:",
-        "within a class",
-        "labels:",
-        "student:",
-        "last epoch",
-        "label storage",
-    ):
-        assert line in done.stdout
+    lines = ("data:", "teacher:", "images:", "within a class", "labels:", "student:", "last epoch", "label storage")
+    assert all(line in done.stdout for line in lines)
     assert "class statistics" in done.stderr and "recovering" in done.stderr and "student" in done.stderr  # bars
     folder = tmp_path / "runs" / "fashion" / "lpqld-lpld-ipc2-conv3-p0.9-k3-step-ca"
     result = json.loads((folder / "result.json").read_text())
@@ -129,17 +120,13 @@ def test_lpqld_from_nothing_to_a_result(run, tmp_path):
     file = Path(result["labels"]["file"])
     assert result["label_bytes"] == file.stat().st_size and result["full_label_bytes"] == 20 * 60 * 10 * 2
     made = result["labels"]["settings"]
-    assert (made["batch_size"], made["batches"], made["top_k"]) == (
-        10,
-        12,
-        3,
-    )  # 2 batches an epoch, a tenth of 60 epochs
+    sizes = (made["batch_size"], made["batches"], made["top_k"])
+    assert sizes == (10, 12, 3)  # 2 batches an epoch, a tenth of 60 epochs
     history = result["students"][0]["teacher_and_student_temperatures"]
     assert history[0] == [20.0, 1.0] and history[5][0] == 14.0 and history[-1][0] == 2.0 and history[-1][1] < 1
     assert result["images"]["within_class_similarity"] > 0.3
-    assert not [
-        path for path in tmp_path.rglob("*") if "progress" in path.name or path.name.startswith(("groups", "."))
-    ]
+    names = [path.name for path in tmp_path.rglob("*")]
+    assert not [name for name in names if "progress" in name or name.startswith(("groups", "."))]
 
 
 def test_lpqld_from_a_stored_pool_needs_no_teacher(in_process, small_teacher, tmp_path):
@@ -163,7 +150,7 @@ def test_lpqld_ablation(in_process, small_teacher):
     words = (*TINY, "--out", out, "--images", "random", "--ipc", 3, "--epochs", 20, "--ablation", "--repeats", 2)
     status, shown, err = in_process(lpqld, *words)
     assert status == 0, err
-    kept = common.read_json(out / "fashion" / "ablation-random-ipc3-conv3.json")
+    kept = common.read_json(out / "fashion" / "ablation-random-ipc3-conv3" / "ablation.json")
     assert list(kept["rows"]) == ["full labels", "P", "P + Q", "P + Q + DKR", "P + Q + DKR + CA", "P + DKR + CA"]
     assert all(line in shown for line in kept["rows"])
     assert all(len(row["top1"]["values"]) == 2 for row in kept["rows"].values())
