@@ -59,7 +59,8 @@ PROTOCOLS = {
     "imagenet-21k": Protocol(
         batch_size=32, prune=0.95, top_k=200, mix="cutout", flip=False, smoothing=0.2, lr=2e-3
     ),
-    # LPLD's protocol for Tiny-ImageNet, which knows neither Q nor DKR nor CA (released train script, dataset tiny)
+    # LPLD's protocol for Tiny-ImageNet, made for P alone (released train script, dataset tiny): its factor T^2 = 400
+    # on the loss is too much for the sharper targets of Q; with CA the factor is tau^2, at most 1 (ours)
     "tinyimagenet": Protocol(
         epochs=100, batch_size=64, top_k=20, mix="none", squared=True,
         optimizer="sgd", lr=0.2, weight_decay=1e-4, warmup=5,
@@ -72,7 +73,8 @@ CROP_SCALE = (0.08, 1.0)  # area of the random resized crop (released yaml); its
 def protocol_for(data: Dataset, args, count: int) -> Protocol:
     """The protocol of a data set, with the options that are given. Sets without a released one take ImageNet-1K's,
     with k = C / 20 (at least 3) as there, and batches of a fifth of the images, from 10 to 128 (ours)."""
-    kept = PROTOCOLS.get(data.name) or Protocol(top_k=max(3, data.num_classes // 20), batch_size=None)
+    kept = PROTOCOLS.get(args.protocol or data.name)
+    kept = kept or Protocol(top_k=max(3, data.num_classes // 20), batch_size=None)
     given = {name: getattr(args, name) for name in ("epochs", "batch_size", "prune", "top_k", "mix", "reuse", "lr")}
     kept = replace(kept, **{name: value for name, value in given.items() if value is not None})
     if args.batch_size is None:
@@ -415,9 +417,9 @@ def label_temperature(epoch: int, epochs: int, reuse: str) -> float:
     """T(e) for an epoch from 1. The step of 30 is a tenth of 300 epochs, and is one of other numbers too (ours)."""
     if reuse == "cosine":
         return cosine_reuse_temperature(epoch, epochs, INITIAL, MINIMUM)
-    return (
-        reuse_temperature(epoch, INITIAL, GAMMA, max(1, STEP * epochs // 300), MINIMUM) if reuse == "step" else INITIAL
-    )
+    if reuse == "step":
+        return reuse_temperature(epoch, INITIAL, GAMMA, max(1, STEP * epochs // 300), MINIMUM)
+    return INITIAL
 
 
 def calibrate_temperature(student_logits: Tensor, targets: Tensor) -> float:
@@ -430,7 +432,7 @@ def calibrate_temperature(student_logits: Tensor, targets: Tensor) -> float:
     tau = torch.arange(1, 101, device=student_logits.device, dtype=torch.float32) / 100
     scaled = student_logits.float()[None] / tau[:, None, None]  # [100, B, C]
     cross_entropy = (scaled.logsumexp(2) - (scaled * targets).sum(2)).mean(1)
-    return tau[cross_entropy == cross_entropy.min()].min().item()
+    return tau[cross_entropy.argmin()].item()
 
 
 def draw_label_batches(batches: int, per_epoch: int, epoch: int, epochs: int, seed: int) -> list[int]:
@@ -628,7 +630,7 @@ def train_and_report(args, protocol: Protocol, data: Dataset, distilled: Distill
     return {**result, "file": str(folder / "result.json")}
 
 
-def main():
+def read_options():
     parser = common.common_options(__doc__)
     add, methods, positive = parser.add_argument, synthesize.METHODS, common.at_least(1)
     add("--images", default="lpld", help=f"distilled set: folder or data.pt, or one of {', '.join(methods)}, made here")
@@ -638,6 +640,7 @@ def main():
     add("--batch-size", type=positive, help="images per label batch (default: by data set)")
     add("--epochs", type=positive, help="of the student, and those that the pruning counts from (default: by data set)")
     add("--mix", choices=MIXES, help="how views are mixed (default: by data set, mostly cutmix)")
+    add("--protocol", choices=PROTOCOLS, help="released settings to start from (default: those of the data set)")
     add("--reuse", choices=("step", "cosine", "none"), help="DKR's schedule of the labels' temperature (default: step)")
     add("--no-calibration", action="store_true", help="the student's temperature is the labels' (default: CA)")
     add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: by data set)")
@@ -646,33 +649,39 @@ def main():
     add("--storage", action="store_true", help="print label storage at the paper's settings, and end")
     args = parser.parse_args()
     args.repeats = args.repeats or (3 if args.ablation else 1)
-    if args.storage:
-        return print_storage()
     for name in ("prune", "top_k", "batch_size", "mix", "ablation"):
         if args.labels and getattr(args, name) not in (None, False):
-            raise UserError(
-                f"--{name.replace('_', '-')} is about making labels: it does not go with --labels {args.labels}"
-            )
-
+            raise UserError(f"--{name.replace('_', '-')} is about making labels: not with --labels {args.labels}")
     if args.ablation and (args.no_calibration or args.reuse == "none"):
         raise UserError("--ablation switches DKR and CA itself: it goes with neither --reuse none nor --no-calibration")
+    return args
 
-    data = common.load_dataset(args)
-    common.build_model(args.arch or data.default_arch, data.num_classes, data.image_size)  # complains in good time
-    teacher = None
-    if args.images in methods:
+
+def images_and_teacher(args, data: Dataset) -> tuple[Distilled, Teacher | None]:
+    """The distilled set, found or made; the teacher, unless stored labels do without. Complaints come before training."""
+    if args.images in synthesize.METHODS:
         synthesize.check_request(args.images, args, data)
         count = (args.ipc or 10) * data.num_classes
         if not args.labels:
             check_labels(protocol_for(data, args, count), count, data)
         teacher = common.load_teacher(args, data)
-        distilled = common.load_distilled(synthesize.distil(args.images, args, data, teacher), data)
-    else:
-        distilled = common.load_distilled(args.images, data, args.ipc)
-        if not args.labels:
-            check_labels(protocol_for(data, args, len(distilled.images)), len(distilled.images), data)
-        if not args.labels or args.teacher:
-            teacher = common.load_teacher(args, data)
+        return common.load_distilled(synthesize.distil(args.images, args, data, teacher), data), teacher
+    distilled = common.load_distilled(args.images, data, args.ipc)
+    if args.labels and not args.teacher:
+        return distilled, None
+    if not args.labels:
+        check_labels(protocol_for(data, args, len(distilled.images)), len(distilled.images), data)
+    return distilled, common.load_teacher(args, data)
+
+
+def main():
+    args = read_options()
+    if args.storage:
+        return print_storage()
+    data = common.load_dataset(args)
+    arch = args.arch or data.default_arch
+    common.build_model(arch, data.num_classes, data.image_size)  # complains in good time
+    distilled, teacher = images_and_teacher(args, data)
     protocol = protocol_for(data, args, len(distilled.images))
     if teacher:
         features = teacher_features(teacher.model, distilled.images, data.colours)
@@ -689,13 +698,12 @@ def main():
     else:
         pool = label_pool(args, protocol, data, distilled, teacher)
     made = pool.settings
-    print(
-        f"labels:   {made['batches']} label batches of {made['batch_size']}, {made['top_k']} of {data.num_classes} "
-        f"logits each: {pool.info['bytes']:,} bytes in {pool.info['file']}"
-    )
+    kept = f"{made['batches']} label batches of {made['batch_size']}, {made['top_k']} of {data.num_classes} logits each"
+    print(f"labels:   {kept}: {pool.info['bytes']:,} bytes in {pool.info['file']}")
+
     result = train_and_report(args, protocol, data, distilled, pool)
     ways = f"DKR {protocol.reuse}, CA {'on' if protocol.calibrate else 'off'}"
-    arch, per_epoch = args.arch or data.default_arch, f"{pool.per_epoch} x {made['batch_size']} images"
+    per_epoch = f"{pool.per_epoch} x {made['batch_size']} images"
     print(f"student:  {arch}: {ways}, {protocol.optimizer}, {protocol.epochs} epochs of {per_epoch}")
     print(f"result:   {result['file']}\n")
     top1, top5 = ("{mean:5.1f} ± {std:.1f}".format(**result[name]) for name in ("top1", "top5"))
