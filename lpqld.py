@@ -658,7 +658,7 @@ def read_options():
 
 
 def images_and_teacher(args, data: Dataset) -> tuple[Distilled, Teacher | None]:
-    """The distilled set, found or made; the teacher, unless stored labels do without. Complaints come before training."""
+    """The distilled set, found or made; the teacher, unless stored labels do without. Complains early."""
     if args.images in synthesize.METHODS:
         synthesize.check_request(args.images, args, data)
         count = (args.ipc or 10) * data.num_classes

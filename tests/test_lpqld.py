@@ -419,3 +419,17 @@ def test_logits_beyond_fp16_are_refused(tmp_path):
     with pytest.raises(UserError, match="not finite"):
         lpqld.make_pool(distilled, teacher, data, settings, tmp_path / "labels.pt")
     assert not list(tmp_path.glob("labels.pt"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_pool_made_on_a_cpu_serves_a_gpu(tmp_path):
+    """The views that a GPU redraws are those that the CPU labelled, and the fingerprint says so."""
+    data, distilled, teacher, pool = make(tmp_path)
+    there = torch.device("cuda")
+    split = Split(data.test.labels, there, pixels=data.test.pixels)
+    moved = distilled._replace(images=distilled.images.to(there), labels=distilled.labels.to(there))
+    again = lpqld.load_pool(tmp_path / "labels.pt", data._replace(train=split, test=split), moved, teacher)
+    for number in (0, 19):
+        view = pool.view(number, distilled.images, data.colours)
+        torch.testing.assert_close(again.view(number, moved.images, data.colours).cpu(), view, atol=1e-4, rtol=0)
+        torch.testing.assert_close(again.targets(number, 2.0).cpu(), pool.targets(number, 2.0))
