@@ -45,7 +45,7 @@ class Protocol:
     flip: bool = True
     reuse: str = "step"  # DKR: step, cosine, none
     calibrate: bool = True  # CA
-    smoothing: float = 0.0  # acts as a temperature of T / (1 - smoothing), see `label_temperature`
+    smoothing: float = 0.0  # acts as a temperature of T / (1 - smoothing), see train_student
     squared: bool = False  # the loss times the student's temperature squared
     optimizer: str = "adamw"
     lr: float = 1e-3
@@ -181,7 +181,7 @@ def draw_views(settings: dict) -> tuple[Tensor, Tensor]:
     """The image of every label of a pool, int32 [labels], and its view, int16 [labels, 12], from the pool's seed."""
     seed, size, per_pass = settings["seed"], settings["batch_size"], settings["images_per_pass"]
     view, order, draws = settings["view"], [], []
-    for number in range(settings["batches"]):
+    for number in tqdm(range(settings["batches"]), "drawing views", leave=False, delay=2):
         rows = label_batch_rows(number, per_pass, size)
         whole = rows.start // per_pass
         if rows.start % per_pass == 0:
