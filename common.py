@@ -952,11 +952,20 @@ def save_distilled(folder: Path, images: Tensor, labels: Tensor, device):
         path = folder / f"{label:05d}" / f"{number:05d}.png"
         picture = Image.fromarray(image.permute(1, 2, 0).numpy())
         write_atomically(path, lambda beside, picture=picture: picture.save(beside, "PNG"))
-    per_class = [images[labels == label][:10].cpu() for label in labels.unique()[:20]]
-    grid = torchvision.utils.make_grid(torch.cat(per_class), nrow=len(per_class[0]), pad_value=255)
-    picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
-    write_atomically(folder / "grid.png", lambda beside: picture.save(beside, "PNG"))
+    save_grid(folder / "grid.png", images, labels)
     finish_stage(folder, device)
+
+
+def save_grid(path: Path, images: Tensor, labels: Tensor):
+    """A picture of a distilled set: a row for each of the first 20 classes, up to ten images of it."""
+    images = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
+    classes, blank = labels.unique()[:20], images.new_full((1, *images.shape[1:]), 255).cpu()
+    rows = [images[labels == label][:10].cpu() for label in classes]
+    width = max(map(len, rows))
+    rows = [torch.cat([row, blank.expand(width - len(row), -1, -1, -1)]) for row in rows]
+    grid = torchvision.utils.make_grid(torch.cat(rows), nrow=width, pad_value=255)
+    picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
+    write_atomically(path, lambda beside: picture.save(beside, "PNG"))
 
 
 def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:

@@ -226,6 +226,22 @@ def summarize(students: list[dict]) -> dict:
     }
 
 
+def train_and_report(args, data: Dataset, teacher: Teacher, distilled: Distilled, say=print) -> dict:
+    """Students with these options: their results, kept in a folder of their own."""
+    run = run_settings(args, data, teacher, distilled)
+    name = f"gift-{Path(distilled.info['folder']).resolve().name}-{run['arch']}-{run['loss']}-{run['optimizer']}"
+    folder = common.stage_folder(args.out / data.name, name, run)
+
+    def train(seed, progress):
+        return train_student(distilled, teacher, data, run, seed, progress)
+
+    students = common.repeat(train, range(args.seed, args.seed + args.repeats), folder, data.device, say)
+    result = summarize(students)
+    parts = {"settings": run, "teacher": teacher.info, "images": distilled.info, "students": students}
+    common.save_json(folder / "result.json", {**result, **parts, "made_with": common.made_with(data.device)})
+    return {**result, **parts, "file": str(folder / "result.json")}
+
+
 def main():
     parser = common.common_options(__doc__)
     add, methods, positive = parser.add_argument, synthesize.METHODS, common.at_least(1)
@@ -248,23 +264,14 @@ def main():
         distilled = common.load_distilled(args.images, data, args.ipc)
         teacher = common.load_teacher(args, data)
 
-    run = run_settings(args, data, teacher, distilled)
-    name = f"gift-{Path(distilled.info['folder']).resolve().name}-{run['arch']}-{run['loss']}-{run['optimizer']}"
-    folder = common.stage_folder(args.out / data.name, name, run)
-
-    def train(seed, progress):
-        return train_student(distilled, teacher, data, run, seed, progress)
-
-    students = common.repeat(train, range(args.seed, args.seed + args.repeats), folder, data.device)
-    result = summarize(students)
-    parts = {"settings": run, "teacher": teacher.info, "images": distilled.info, "students": students}
-    common.save_json(folder / "result.json", {**result, **parts, "made_with": common.made_with(data.device)})
-
-    top1, top5, best = ("{mean:5.1f} ± {std:.1f}".format(**figure) for figure in result.values())
+    result = train_and_report(args, data, teacher, distilled)
+    run = result["settings"]
+    figures = ("top1", "top5", "best_of_four_checks_top1")
+    top1, top5, best = ("{mean:5.1f} ± {std:.1f}".format(**result[figure]) for figure in figures)
     count = f"{len(distilled.images)} images in batches of {run['batch_size']}"
     print(f"student:  {run['arch']}: {run['loss']} loss, {run['optimizer']}, {run['epochs']} epochs of {count}")
-    print(f"result:   {folder / 'result.json'}\n")
-    print(f"{'test set, %':36} top-1         top-5         ({len(students)} x trained)")
+    print(f"result:   {result['file']}\n")
+    print(f"{'test set, %':36} top-1         top-5         ({args.repeats} x trained)")
     print(f"{'last epoch: the result':36}{top1}   {top5}")
     print(f"{'best of four checks: it flatters':36}{best}                 (what the released code reports)")
     print(f"{'teacher':36}{teacher.info['accuracy']:5.1f}")

@@ -609,8 +609,8 @@ def train_and_report(args, protocol: Protocol, data: Dataset, distilled: Distill
     """Students from this pool: their results, kept in a folder of their own; what they cost in labels."""
     arch, made = args.arch or data.default_arch, pool.settings
     run = run_settings(protocol, data, distilled, pool, arch)
-    parts = f"p{made['prune']:g}-k{made['top_k']}-{protocol.reuse}" + "-ca" * protocol.calibrate
-    name = f"lpqld-{Path(distilled.info['folder']).resolve().name}-{arch}-{parts}"
+    ways = f"p{made['prune']:g}-k{made['top_k']}-{protocol.reuse}" + "-ca" * protocol.calibrate
+    name = f"lpqld-{Path(distilled.info['folder']).resolve().name}-{arch}-{ways}"
     folder = common.stage_folder(args.out / data.name, name, run)
 
     def train(seed, progress):
@@ -627,7 +627,7 @@ def train_and_report(args, protocol: Protocol, data: Dataset, distilled: Distill
     }
     parts = {"settings": run, "labels": {**pool.info, "settings": made}, "images": distilled.info, "students": students}
     common.save_json(folder / "result.json", {**result, **parts, "made_with": common.made_with(data.device)})
-    return {**result, "file": str(folder / "result.json")}
+    return {**result, **parts, "file": str(folder / "result.json")}
 
 
 def read_options():
@@ -732,7 +732,8 @@ def ablation(args, protocol: Protocol, data: Dataset, distilled: Distilled, teac
         parts = {**parts, **({"top_k": data.num_classes} if "top_k" in parts else {})}
         row = replace(protocol, **parts)
         pool = label_pool(args, row, data, distilled, teacher)
-        rows[name] = train_and_report(args, row, data, distilled, pool, say=lambda line: None)  # a table is being shown
+        result = train_and_report(args, row, data, distilled, pool, say=lambda line: None)  # a table is being shown
+        rows[name] = {key: value for key, value in result.items() if key not in ("images", "students")}  # in its file
         top1, top5 = ("{mean:5.1f} ± {std:.1f}".format(**rows[name][figure]) for figure in ("top1", "top5"))
         size = f"{rows[name]['label_bytes']:>12,}{rows[name]['times_smaller']:8.1f}x"
         print(f"{name:16}{size}   {top1:12}   {top5}", flush=True)
