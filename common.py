@@ -516,7 +516,8 @@ def to_tensor(image: Image.Image) -> Tensor:
 class Split:
     """The images of one split as uint8 [N, 3, S, S] and their labels [N], on the device or read from disk as needed."""
 
-    def __init__(self, labels, device, pixels=None, paths=None, side=None, fit="cut"):
+    def __init__(self, labels, device, pixels=None, paths=None, side=None, fit="cut", stored=None):
+        self.stored = stored  # bytes on disk of a set of arrays
         self.labels = torch.as_tensor(labels, dtype=torch.int64, device=device)
         self.device, self.pixels, self.paths, self.side, self.fit = device, pixels, paths, side, fit
         self.resident = paths is None or len(paths) * 3 * side**2 <= RESIDENT_BYTES
@@ -571,6 +572,11 @@ class Split:
                 if not self.resident and i + 1 < len(chunks):
                     coming = reader.submit(self.load, chunks[i + 1])
                 yield images, self.labels[chunk.to(self.device)]
+
+    @cached_property
+    def stored_bytes(self) -> int:
+        """Bytes of the images as the data set is published: its files, or its bare arrays."""
+        return self.stored if self.paths is None else sum(map(os.path.getsize, self.paths))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -677,9 +683,12 @@ def load_dataset(args) -> Dataset:
             raise UserError(f"{name} has images of 32 px: --image-size {args.image_size} does not go with it")
         if name == "fashion":
             classes, parts = FASHION_CLASSES, [read_sheets("train", 500), read_sheets("test", 200)]
+            sheets = Path(__file__).parent / "data" / "fashion"
+            stored = [sum(map(os.path.getsize, sheets.glob(f"{split}-*.png"))) for split in ("train", "test")]
         else:
             classes, parts = read_torchvision(name, args.data_root)
-        splits = [Split(labels, device, pixels=pixels) for pixels, labels in parts]
+            stored = [len(labels) * (28 * 28 if name == "fashionmnist" else 32 * 32 * 3) for _, labels in parts]
+        splits = [Split(y, device, pixels=x, stored=size) for (x, y), size in zip(parts, stored, strict=True)]
         side, colours, arch, epochs = 32, DATASETS[name].colours, DATASETS[name].arch, DATASETS[name].teacher_epochs
     else:
         root = find_folders(name, args.data_root)
@@ -980,7 +989,11 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
     kept = read_settings(path)
     if kept and "made_with" not in kept:
         raise UserError(f"--images {path} is unfinished: the command that makes it was stopped; run it again")
-    images, labels = read_data_pt(file) if file.is_file() else read_distilled_folder(path, data)
+    made_for = ((kept.get("settings") or {}).get("data") or {}).get("dataset")
+    images, labels, named = read_data_pt(file) if file.is_file() else (*read_distilled_folder(path, data), made_for)
+    known, plain = {plain_name(name) for name in DATASETS}, plain_name(named or data.name)
+    if plain in known and plain_name(data.name) in known and plain != plain_name(data.name):
+        raise UserError(f"--images {path} is of the data set {named}, says the file; this is {data.name}")
     if not len(images):
         raise UserError(f"--images {path} holds no images")
     side = data.image_size
@@ -1002,8 +1015,15 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
     return Distilled(images.to(data.device), labels.to(data.device), info)
 
 
+def plain_name(dataset) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(dataset).lower())
+
+
 def read_data_pt(file: Path):
-    """GIFT's format: {"data": floats [N, 3, S, S] in [0, 1], "label": classes [N] or [N, 1], or soft [N, C] (DATM)}."""
+    """GIFT's format: {"data": floats [N, 3, S, S] in [0, 1], "label": classes [N] or [N, 1], or soft [N, C] (DATM)}.
+
+    And, if the file says so, under "dataset", of which data set: (images, labels, name or None).
+    """
     kept = load_tensors(file, "--images")
     images, labels = (kept.get("data"), kept.get("label")) if isinstance(kept, dict) else (None, None)
     tensors = isinstance(images, Tensor) and isinstance(labels, Tensor)
@@ -1014,7 +1034,7 @@ def read_data_pt(file: Path):
     labels = labels.flatten(1).argmax(1) if labels.dim() > 1 and labels[0].numel() > 1 else labels.flatten()
     if not (labels == labels.long()).all() or labels.min() < 0:
         raise UserError(f"--images {file}: a label is no class index")
-    return images, labels.long()
+    return images, labels.long(), kept.get("dataset")
 
 
 def read_distilled_folder(path: Path, data: Dataset):

@@ -1,0 +1,304 @@
+"""One honest table for any distilled set: is it better than random images, and does it hold elsewhere?
+
+    python evaluate.py --images runs/fashion/rded-ipc10
+    python evaluate.py --images A B random --losses gift kl ce --optimizers adamw sgd --archs conv3 resnet18_modified
+    python evaluate.py --images rded sre2l lpld --ipc 1 --repeats 3           # made here
+    python evaluate.py --images A --labels A/labels.pt                       # a stored label pool instead of a teacher
+
+Each cell trains students on a set, by gift.py's protocol or, with --labels, by lpqld.py's. A row shows
+  top-1, top-5   of the last epoch on the test set, mean and population std over repeats;
+  IOR            improvement over random: top-1 minus that of as many random real images, trained in the same way;
+  HLR            hard label recovery: top-1 of the full data minus that of the set, both with hard labels (loss ce);
+  images, labels bytes: files of the set; and its pool, or the teacher's weights where labels are made while training;
+  share          both, as a share of the original training set's bytes;
+  similarity     within a class, of the teacher's features (mean cosine over pairs): what LPLD lowers;
+  s              seconds of a student's training.
+IOR and HLR as DD-Ranking (arXiv 2505.13300) defines them. Written: evaluate.json, evaluate.md, a picture of each set.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import torchvision
+
+import common
+import gift
+import lpqld
+import synthesize
+from common import Dataset, Distilled, Teacher, UserError
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The metrics
+
+
+def improvement_over_random(top1: float, random_top1: float | None) -> float | None:
+    """IOR: acc(distilled) - acc(random set of the same size), same labels and training; percentage points."""
+    return None if random_top1 is None else top1 - random_top1
+
+
+def hard_label_recovery(full_top1: float, hard_top1: float) -> float:
+    """HLR: acc(full data, hard labels) - acc(distilled, hard labels); percentage points, the smaller the better."""
+    return full_top1 - hard_top1
+
+
+def image_bytes(path: Path) -> int:
+    """Bytes of a set's image files, or of its data.pt."""
+    if path.is_file() or (path / "data.pt").is_file():
+        return os.path.getsize(path if path.is_file() else path / "data.pt")
+    extensions = torchvision.datasets.folder.IMG_EXTENSIONS
+    return sum(os.path.getsize(file) for file in path.glob("*/*") if file.suffix.lower() in extensions)
+
+
+def weight_bytes(teacher: Teacher) -> int:
+    return sum(value.numel() * value.element_size() for value in teacher.model.state_dict().values())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sets and cells
+
+
+class Set(NamedTuple):
+    name: str  # as on the command line
+    distilled: Distilled
+    bytes: int
+    similarity: float | None
+
+
+class Cell(NamedTuple):
+    set: Set
+    arch: str
+    loss: str  # of gift.py, or the name of a label pool
+    optimizer: str
+
+
+def with_options(args, **changed) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(args), **changed})
+
+
+def read_sets(args, data: Dataset, teacher: Teacher | None) -> list[Set]:
+    """The sets of --images, and a random one for each number of images per class that they have; random ones first."""
+    found = {}
+
+    def take(name, path):
+        distilled = common.load_distilled(path, data, None if name == path else args.ipc)
+        if distilled.info["digest"] not in {kept.distilled.info["digest"] for kept in found.values()}:
+            similarity = None
+            if teacher:
+                features = lpqld.teacher_features(teacher.model, distilled.images, data.colours)
+                similarity = lpqld.within_class_similarity(features, distilled.labels)
+            found[name] = Set(str(name), distilled, image_bytes(Path(path)), similarity)
+
+    for name in args.images:
+        take(name, synthesize.distil(name, args, data, teacher) if name in synthesize.METHODS else name)
+    if teacher or not args.labels:
+        for ipc in sorted({kept.distilled.info["ipc"] for kept in found.values() if is_even(kept)}):
+            if ipc <= data.train.labels.bincount().min():
+                folder = synthesize.distil("random", with_options(args, ipc=ipc), data, None)
+                name = "random" if len(found) == 1 or ipc == (args.ipc or 10) else f"random, {ipc} per class"
+                take(name, folder)
+    return sorted(found.values(), key=lambda kept: not is_random(kept))
+
+
+def is_random(kept: Set) -> bool:
+    return (kept.distilled.info["settings"] or {}).get("method") == "random"
+
+
+def is_even(kept: Set) -> bool:
+    return len(kept.distilled.labels.bincount().unique()) == 1
+
+
+def train_cell(args, data: Dataset, teacher: Teacher | None, cell: Cell, pool_file: Path | None) -> dict:
+    """Students of a cell, by the protocol of gift.py or, with a label pool, of lpqld.py; finished ones are read."""
+    quiet = {"say": lambda line: None}  # a table is being shown
+    options = with_options(args, arch=cell.arch, loss=cell.loss, optimizer=cell.optimizer)
+    if not pool_file:
+        result = gift.train_and_report(options, data, teacher, cell.set.distilled, **quiet)
+        return {**result, "label_bytes": 0 if cell.loss == "ce" else weight_bytes(teacher)}
+    options.protocol = None
+    protocol = lpqld.protocol_for(data, options, len(cell.set.distilled.images))
+    if is_random(cell.set) and teacher:  # the baseline's labels are made as those of the pool were
+        made = common.load_tensors(pool_file, "label pool")["settings"]
+        names = ("epochs", "batch_size", "prune", "top_k")
+        view = {name: made["view"][name] for name in ("mix", "flip")}
+        protocol = lpqld.replace(protocol, **{name: made[name] for name in names}, **view)
+        pool = lpqld.label_pool(options, protocol, data, cell.set.distilled, teacher)
+    else:
+        pool = lpqld.load_pool(pool_file, data, cell.set.distilled, teacher)
+    protocol = lpqld.replace(protocol, epochs=args.epochs or pool.settings["epochs"])
+    return lpqld.train_and_report(options, protocol, data, cell.set.distilled, pool, **quiet)
+
+
+def row_of(cell: Cell, result: dict, data: Dataset, random_top1: float | None, full_top1: float | None) -> dict:
+    top1, size = result["top1"]["mean"], cell.set.bytes + result["label_bytes"]
+    seconds = [student["seconds"] for student in result["students"]]
+    return {
+        "images": cell.set.name, "ipc": cell.set.distilled.info["ipc"], "arch": cell.arch,
+        "loss": cell.loss, "optimizer": cell.optimizer,
+        "top1": result["top1"], "top5": result["top5"],
+        "ior": None if is_random(cell.set) else improvement_over_random(top1, random_top1),
+        "hlr": hard_label_recovery(full_top1, top1) if cell.loss == "ce" and full_top1 is not None else None,
+        "image_bytes": cell.set.bytes, "label_bytes": result["label_bytes"],
+        "share_of_original": size / data.train.stored_bytes, "within_class_similarity": cell.set.similarity,
+        "seconds_per_student": sum(seconds) / len(seconds), "result": result["file"],
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table
+
+COLUMNS = ("images", "IPC", "network", "loss", "optimizer", "top-1, %", "top-5, %", "IOR", "HLR", "images, B",
+           "labels, B", "share", "similarity", "s")  # fmt: skip
+WIDTHS = (22, 4, 18, 10, 9, 11, 11, 6, 6, 10, 11, 7, 10, 6)
+
+
+def cells_of(row: dict) -> list[str]:
+    """A row as words; "-" where there is nothing to show, and what went wrong in place of a result."""
+
+    def show(value, form):
+        return "-" if value is None else form.format(value)
+
+    named = [row["images"], str(row["ipc"]), row["arch"], row["loss"], row["optimizer"]]
+    if "failed" in row:
+        return [*named, f"failed: {row['failed']}", *[""] * (len(COLUMNS) - len(named) - 1)]
+    return [
+        *named,
+        "{mean:.1f} ± {std:.1f}".format(**row["top1"]), "{mean:.1f} ± {std:.1f}".format(**row["top5"]),
+        show(row["ior"], "{:+.1f}"), show(row["hlr"], "{:.1f}"), f"{row['image_bytes']:,}", f"{row['label_bytes']:,}",
+        f"{100 * row['share_of_original']:.1f} %", show(row["within_class_similarity"], "{:.3f}"),
+        f"{row['seconds_per_student']:.0f}",
+    ]  # fmt: skip
+
+
+def print_row(words):
+    name, *others = words
+    name = name if len(name) <= WIDTHS[0] else "…" + name[1 - WIDTHS[0] :]
+    shown = [f"{name:{WIDTHS[0]}}", *(f"{word:>{width}}" for word, width in zip(others, WIDTHS[1:], strict=True))]
+    print(" ".join(shown).rstrip(), flush=True)
+
+
+def markdown(rows: list[dict], heading: str) -> str:
+    lines = [heading, "", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    return "\n".join(lines + ["| " + " | ".join(cells_of(row)) + " |" for row in rows]) + "\n"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The script
+
+
+def read_options():
+    parser = common.common_options(__doc__)
+    add, positive = parser.add_argument, common.at_least(1)
+    methods = ", ".join(synthesize.METHODS)
+    add("--images", nargs="+", required=True, help=f"distilled sets: folders, data.pt files, or {methods}, made here")
+    add("--archs", nargs="+", help="students (default: --arch)")
+    add("--losses", nargs="+", choices=gift.LOSSES, help="default: gift ce (HLR rests on ce)")
+    add("--optimizers", nargs="+", choices=gift.OPTIMIZERS, help="default: adamw")
+    add("--repeats", type=positive, default=3, help="students of each cell, seeds --seed, --seed + 1, ... (default: 3)")
+    add("--epochs", type=positive, help="of the students (default: by data set)")
+    add(
+        "--labels",
+        type=Path,
+        help="a label pool of lpqld.py for the one set: students learn from it, without a teacher",
+    )
+    args = parser.parse_args()
+    if args.labels and (len(args.images) > 1 or args.losses or args.optimizers):
+        raise UserError("--labels holds the labels of one set, and lpqld.py's protocol: one --images, no --losses, "
+                        "no --optimizers")  # fmt: skip
+    # what gift.py and lpqld.py are asked for on their own command lines, and here by data set or by the pool
+    args.lr = args.view_factor = args.batch_size = args.prune = args.top_k = args.mix = args.reuse = None
+    args.no_calibration = False
+    return args
+
+
+def main():
+    args = read_options()
+    archs = args.archs or ([args.arch] if args.arch else [])
+    args.arch = args.arch or (archs[0] if archs else None)
+    data = common.load_dataset(args)
+    archs = archs or [data.default_arch]
+    for arch in archs:
+        common.build_model(arch, data.num_classes, data.image_size)  # complains in good time
+    made = [name for name in args.images if name in synthesize.METHODS]
+    for name in made:
+        synthesize.check_request(name, args, data)
+    for name in set(args.images) - set(made):
+        common.load_distilled(name, data)
+    teacher = None if args.labels and not args.teacher and not made else common.load_teacher(args, data)
+    sets = read_sets(args, data, teacher)
+    if args.labels:
+        (given,) = (kept for kept in sets if kept.name == args.images[0])
+        lpqld.load_pool(args.labels, data, given.distilled, teacher)  # complains in good time
+    losses = [args.labels.name] if args.labels else args.losses or ["gift", "ce"]
+    optimizers = ["(pool)"] if args.labels else args.optimizers or ["adamw"]
+    full = {arch: full_data_top1(args, data, teacher, arch) for arch in archs} if "ce" in losses else {}
+
+    cells = [Cell(kept, a, loss, o) for a in archs for loss in losses for o in optimizers for kept in sets]
+    settings = {
+        "stage": "evaluate", "data": data.describe(), "images": [kept.distilled.info["digest"] for kept in sets],
+        "teacher": teacher.info["digest"] if teacher else None, "archs": archs, "losses": losses,
+        "optimizers": optimizers, "epochs": args.epochs, "seed": args.seed, "repeats": args.repeats,
+        "labels": common.digest(args.labels.read_bytes().hex()) if args.labels and args.labels.is_file() else None,
+    }  # fmt: skip
+    folder = common.stage_folder(args.out / data.name, "evaluate", settings)
+    for kept in sets:
+        common.save_grid(
+            folder / f"grid-{kept.distilled.info['digest']}.png", kept.distilled.images, kept.distilled.labels
+        )
+    rows, random_top1 = [], {}
+    print()
+    print_row(COLUMNS)
+    for cell in cells:
+        key = (cell.set.distilled.info["ipc"], *cell[1:])
+        try:
+            result = train_cell(args, data, teacher, cell, args.labels)
+            if is_random(cell.set):
+                random_top1.setdefault(key, result["top1"]["mean"])
+            baseline = random_top1.get(key) if is_even(cell.set) else None
+            rows.append(row_of(cell, result, data, baseline, full.get(cell.arch)))
+        except (UserError, RuntimeError, MemoryError) as error:  # a marked cell; the others go on
+            reason = " ".join(str(error).split()) or type(error).__name__
+            named = {"images": cell.set.name, "ipc": key[0], "arch": cell.arch, "loss": cell.loss}
+            rows.append({**named, "optimizer": cell.optimizer, "failed": reason[:200]})
+        print_row(cells_of(rows[-1]))
+    report(args, data, teacher, sets, full, rows, folder, settings)
+
+
+def full_data_top1(args, data: Dataset, teacher: Teacher, arch: str) -> float:
+    """Top-1 of this network trained on the full data with hard labels: the teacher's, or another's of the same recipe.
+
+    ImageNet-1K takes torchvision's weights.
+    """
+    if arch == teacher.info["arch"]:
+        return teacher.info["accuracy"]
+    return common.load_teacher(with_options(args, teacher=None, teacher_arch=arch), data).info["accuracy"]
+
+
+def report(args, data, teacher, sets, full, rows, folder, settings):
+    with_what = common.made_with(data.device)
+    teacher_words = f"teacher {teacher.info['arch']}, {teacher.info['accuracy']:.1f} %" if teacher else "no teacher"
+    heading = (
+        f"`{with_what['command']}`: {data.name}, {teacher_words}; last epoch, {args.repeats} students each; "
+        f"{with_what['device']}, torch {with_what['torch']}, {with_what['date'][:10]}"
+    )
+    common.write_atomically(folder / "evaluate.md", lambda beside: beside.write_text(markdown(rows, heading)))
+    content = {
+        "rows": rows, "full_data_hard_label_top1": full, "original_bytes": data.train.stored_bytes,
+        "teacher": teacher.info if teacher else None, "sets": {kept.name: kept.distilled.info for kept in sets},
+        "settings": settings, "made_with": with_what,
+    }  # fmt: skip
+    common.save_json(folder / "evaluate.json", content)
+    common.finish_stage(folder, data.device)
+    print(f"\nfull data with hard labels: {', '.join(f'{a} {top1:.1f} %' for a, top1 in full.items())}" if full else "")
+    print(f"table:    {folder / 'evaluate.md'}, {folder / 'evaluate.json'}; pictures: {folder}/grid-*.png")
+    failed = sum("failed" in row for row in rows)
+    if failed:
+        print(f"warning: {failed} of {len(rows)} cells failed", file=sys.stderr)
+    if failed == len(rows):
+        raise UserError(f"every cell failed: {rows[0]['failed']}")
+
+
+if __name__ == "__main__":
+    common.run_script(main)
