@@ -5,6 +5,7 @@ The functions on plain tensors (ConvNet, resized_crop, dsa, ...) need torch and 
 """
 
 import argparse
+import ctypes
 import hashlib
 import json
 import math
@@ -229,12 +230,26 @@ def common_options(description) -> Parser:
     return parser
 
 
+def keep_freed_memory():
+    """Let glibc keep the memory that torch frees (mallopt(3): M_TRIM_THRESHOLD, M_MMAP_MAX); no result depends on it.
+
+    By default it gives large blocks back to the system, and a CPU run spends up to a third of its time on fresh zeroed
+    pages. Nothing is done where there is no glibc.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-1, 2**31 - 1)
+        libc.mallopt(-4, 0)
+
+
 def pick_device(name=None):
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda":  # same seed, same device, same result: for every network that torch can do so for
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
