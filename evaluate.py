@@ -19,6 +19,7 @@ IOR and HLR as DD-Ranking (arXiv 2505.13300) defines them. Written: evaluate.jso
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,11 +124,11 @@ def train_cell(args, data: Dataset, teacher: Teacher | None, cell: Cell, pool_fi
         made = common.load_tensors(pool_file, "label pool")["settings"]
         names = ("epochs", "batch_size", "prune", "top_k")
         view = {name: made["view"][name] for name in ("mix", "flip")}
-        protocol = lpqld.replace(protocol, **{name: made[name] for name in names}, **view)
+        protocol = replace(protocol, **{name: made[name] for name in names}, **view)
         pool = lpqld.label_pool(options, protocol, data, cell.set.distilled, teacher)
     else:
         pool = lpqld.load_pool(pool_file, data, cell.set.distilled, teacher)
-    protocol = lpqld.replace(protocol, epochs=args.epochs or pool.settings["epochs"])
+    protocol = replace(protocol, epochs=args.epochs or pool.settings["epochs"])
     return lpqld.train_and_report(options, protocol, data, cell.set.distilled, pool, **quiet)
 
 
@@ -198,11 +199,7 @@ def read_options():
     add("--optimizers", nargs="+", choices=gift.OPTIMIZERS, help="default: adamw")
     add("--repeats", type=positive, default=3, help="students of each cell, seeds --seed, --seed + 1, ... (default: 3)")
     add("--epochs", type=positive, help="of the students (default: by data set)")
-    add(
-        "--labels",
-        type=Path,
-        help="a label pool of lpqld.py for the one set: students learn from it, without a teacher",
-    )
+    add("--labels", type=Path, help="a label pool of lpqld.py for the one set, instead of a teacher")
     args = parser.parse_args()
     if args.labels and (len(args.images) > 1 or args.losses or args.optimizers):
         raise UserError("--labels holds the labels of one set, and lpqld.py's protocol: one --images, no --losses, "
@@ -228,9 +225,10 @@ def main():
         common.load_distilled(name, data)
     teacher = None if args.labels and not args.teacher and not made else common.load_teacher(args, data)
     sets = read_sets(args, data, teacher)
-    if args.labels:
+    labels = None
+    if args.labels:  # read once more for its cell; here it complains in good time
         (given,) = (kept for kept in sets if kept.name == args.images[0])
-        lpqld.load_pool(args.labels, data, given.distilled, teacher)  # complains in good time
+        labels = lpqld.load_pool(args.labels, data, given.distilled, teacher).info["digest"]
     losses = [args.labels.name] if args.labels else args.losses or ["gift", "ce"]
     optimizers = ["(pool)"] if args.labels else args.optimizers or ["adamw"]
     full = {arch: full_data_top1(args, data, teacher, arch) for arch in archs} if "ce" in losses else {}
@@ -240,64 +238,70 @@ def main():
         "stage": "evaluate", "data": data.describe(), "images": [kept.distilled.info["digest"] for kept in sets],
         "teacher": teacher.info["digest"] if teacher else None, "archs": archs, "losses": losses,
         "optimizers": optimizers, "epochs": args.epochs, "seed": args.seed, "repeats": args.repeats,
-        "labels": common.digest(args.labels.read_bytes().hex()) if args.labels and args.labels.is_file() else None,
+        "labels": labels,
     }  # fmt: skip
     folder = common.stage_folder(args.out / data.name, "evaluate", settings)
     for kept in sets:
         common.save_grid(
             folder / f"grid-{kept.distilled.info['digest']}.png", kept.distilled.images, kept.distilled.labels
         )
+    about = {
+        "full_data_hard_label_top1": full, "original_bytes": data.train.stored_bytes, "settings": settings,
+        "teacher": teacher.info if teacher else None, "sets": {kept.name: kept.distilled.info for kept in sets},
+    }  # fmt: skip
     rows, random_top1 = [], {}
     print()
     print_row(COLUMNS)
     for cell in cells:
-        key = (cell.set.distilled.info["ipc"], *cell[1:])
+        size = cell.set.distilled.info["ipc"], *cell[1:]
         try:
             result = train_cell(args, data, teacher, cell, args.labels)
             if is_random(cell.set):
-                random_top1.setdefault(key, result["top1"]["mean"])
-            baseline = random_top1.get(key) if is_even(cell.set) else None
+                random_top1.setdefault(size, result["top1"]["mean"])
+            baseline = random_top1.get(size) if is_even(cell.set) else None
             rows.append(row_of(cell, result, data, baseline, full.get(cell.arch)))
         except (UserError, RuntimeError, MemoryError) as error:  # a marked cell; the others go on
             reason = " ".join(str(error).split()) or type(error).__name__
-            named = {"images": cell.set.name, "ipc": key[0], "arch": cell.arch, "loss": cell.loss}
+            named = {"images": cell.set.name, "ipc": size[0], "arch": cell.arch, "loss": cell.loss}
             rows.append({**named, "optimizer": cell.optimizer, "failed": reason[:200]})
         print_row(cells_of(rows[-1]))
-    report(args, data, teacher, sets, full, rows, folder, settings)
+        write_tables(folder, rows, about, data)
+    common.finish_stage(folder, data.device)
+    known = ", ".join(f"{arch} {top1:.1f} %" for arch, top1 in full.items() if top1 is not None)
+    print(f"\nfull data with hard labels: {known}" if known else "")
+    print(f"table:    {folder / 'evaluate.md'}, {folder / 'evaluate.json'}; pictures: {folder}/grid-*.png")
+    failed = sum("failed" in row for row in rows)
+    if failed == len(rows):
+        raise UserError(f"every cell failed: {rows[0]['failed']}")
+    if failed:
+        print(f"warning: {failed} of {len(rows)} cells failed", file=sys.stderr)
 
 
-def full_data_top1(args, data: Dataset, teacher: Teacher, arch: str) -> float:
+def full_data_top1(args, data: Dataset, teacher: Teacher, arch: str) -> float | None:
     """Top-1 of this network trained on the full data with hard labels: the teacher's, or another's of the same recipe.
 
-    ImageNet-1K takes torchvision's weights.
+    ImageNet-1K takes torchvision's weights. None, with a warning, where that network learns nothing in its epochs.
     """
     if arch == teacher.info["arch"]:
         return teacher.info["accuracy"]
-    return common.load_teacher(with_options(args, teacher=None, teacher_arch=arch), data).info["accuracy"]
+    try:
+        return common.load_teacher(with_options(args, teacher=None, teacher_arch=arch), data).info["accuracy"]
+    except UserError as error:
+        print(f"warning: no HLR for {arch}: {error}", file=sys.stderr)
+        return None
 
 
-def report(args, data, teacher, sets, full, rows, folder, settings):
-    with_what = common.made_with(data.device)
-    teacher_words = f"teacher {teacher.info['arch']}, {teacher.info['accuracy']:.1f} %" if teacher else "no teacher"
+def write_tables(folder: Path, rows: list[dict], about: dict, data: Dataset):
+    """evaluate.json and evaluate.md, as far as the sweep has come."""
+    made, teacher = common.made_with(data.device), about["teacher"]
     heading = (
-        f"`{with_what['command']}`: {data.name}, {teacher_words}; last epoch, {args.repeats} students each; "
-        f"{with_what['device']}, torch {with_what['torch']}, {with_what['date'][:10]}"
+        f"`{made['command']}`: {data.name}, "
+        + (f"teacher {teacher['arch']}, {teacher['accuracy']:.1f} %" if teacher else "no teacher")
+        + f"; last epoch, {about['settings']['repeats']} students each; "
+        f"{made['device']}, torch {made['torch']}, {made['date'][:10]}"
     )
     common.write_atomically(folder / "evaluate.md", lambda beside: beside.write_text(markdown(rows, heading)))
-    content = {
-        "rows": rows, "full_data_hard_label_top1": full, "original_bytes": data.train.stored_bytes,
-        "teacher": teacher.info if teacher else None, "sets": {kept.name: kept.distilled.info for kept in sets},
-        "settings": settings, "made_with": with_what,
-    }  # fmt: skip
-    common.save_json(folder / "evaluate.json", content)
-    common.finish_stage(folder, data.device)
-    print(f"\nfull data with hard labels: {', '.join(f'{a} {top1:.1f} %' for a, top1 in full.items())}" if full else "")
-    print(f"table:    {folder / 'evaluate.md'}, {folder / 'evaluate.json'}; pictures: {folder}/grid-*.png")
-    failed = sum("failed" in row for row in rows)
-    if failed:
-        print(f"warning: {failed} of {len(rows)} cells failed", file=sys.stderr)
-    if failed == len(rows):
-        raise UserError(f"every cell failed: {rows[0]['failed']}")
+    common.save_json(folder / "evaluate.json", {"rows": rows, **about, "made_with": made})
 
 
 if __name__ == "__main__":
