@@ -135,6 +135,22 @@ def test_any_directory(tmp_path, options):
     assert larger.train.fingerprint != data.train.fingerprint
 
 
+def test_imagenet_21k_is_squeezed_and_not_normalised(tmp_path, options):
+    for split in ("train", "val"):
+        for name in ("n01", "n02"):
+            folder = tmp_path / "imagenet-21k" / split / name
+            folder.mkdir(parents=True)
+            Image.new("RGB", (60, 30), (250, 0, 0)).save(folder / "0.png")
+            wide = Image.new("RGB", (60, 30), (0, 250, 0))
+            wide.paste((0, 0, 250), (0, 0, 10, 30))  # the left sixth: a centre cut would lose it
+            wide.save(folder / "1.png")
+    words = ("--dataset", "imagenet-21k", "--data-root", tmp_path, "--image-size", 30, "--device", "cpu")
+    data = common.load_dataset(options(*words))
+    images = common.normalize(data.test.images, data.colours)
+    assert images.shape == (4, 3, 30, 30) and images.max() == 250 / 255
+    assert images[1, 2, :, :4].min() > 0.9 and images[1, 1, :, 7:].min() > 0.9
+
+
 def test_a_set_read_from_disk_is_the_set_in_memory(tmp_path, options, monkeypatch):
     root = image_folder(tmp_path / "pets", side=40)
     args = options("--dataset", root, "--image-size", 32, "--device", "cpu")
@@ -144,6 +160,11 @@ def test_a_set_read_from_disk_is_the_set_in_memory(tmp_path, options, monkeypatc
     assert resident.train.resident and not streamed.train.resident
     for a, b in zip(resident.test.batches(5), streamed.test.batches(5), strict=True):
         assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+    whole = list(resident.train.batches(5))
+    for split in (resident.train, streamed.train):  # a pass that goes on where it stopped
+        assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[1:], split.batches(5, 1), strict=True))
+        assert list(split.batches(5, 3)) == []
+        assert split.stored_bytes == sum(path.stat().st_size for path in (root / "train").glob("*/*.png"))
     indices = torch.tensor([7, 0, 3])
     assert torch.equal(resident.train.load(indices), streamed.train.load(indices))
     assert "images" not in vars(streamed.train)

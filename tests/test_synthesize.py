@@ -143,6 +143,8 @@ def test_class_statistics_are_the_exact_ones(arch, tmp_path, monkeypatch):
     teacher.eval().requires_grad_(False)
     monkeypatch.setattr(synthesize, "SQUEEZE_BATCH", 7)
     statistics = synthesize.class_statistics(teacher, data, tmp_path / "progress.pt")
+    again = synthesize.class_statistics(teacher, data, tmp_path / "progress.pt")
+    assert all(torch.equal(a, b) for x, y in zip(statistics, again, strict=True) for a, b in zip(x, y, strict=True))
     for label in range(3):
         inputs = recorded_inputs(teacher, common.normalize(pixels[labels == label], data.colours))
         assert len(inputs) == len(statistics) == (3 if arch == "conv3" else 20)
