@@ -164,7 +164,7 @@ def pool_of_imagenet_size(args, device):
     labels, student = len(pool.order), network(args, device)
     optimizer = lpqld.make_optimizer(student, {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01})
     student.train()
-    numbers, losses = lpqld.draw_label_batches(pool.settings["batches"], pool.per_epoch, 0, 300, 0), []
+    numbers, losses = lpqld.draw_label_batches(pool.settings["batches"], pool.per_epoch, 0, 300, 0.9, 0), []
     started = time.perf_counter()
     for number in numbers[: args.rounds * 5]:
         images, targets = pool.view(number, distilled.images, COLOURS), pool.targets(number, 20.0)

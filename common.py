@@ -164,8 +164,10 @@ class Progress:
         return kept["epoch"], kept["beside"]
 
     def save(self, epoch, beside=None, every_seconds=60.0):
+        """`beside`: what else is kept, or a function that makes it, called only when it is time to write."""
         if time.monotonic() - self.written >= every_seconds:
             states = {name: module.state_dict() for name, module in self.modules.items()}
+            beside = beside() if callable(beside) else beside
             save_tensors(self.path, {"epoch": epoch, "beside": beside, **states})
             self.written = time.monotonic()
 
@@ -499,7 +501,9 @@ DATASETS = {
     "imagenet-10": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "class folders of https://image-net.org"),
     "imagenet-100": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "class folders of https://image-net.org"),
     "imagenet-1k": Defaults(64, 224, "resnet18", IMAGENET_COLOURS, 90, "https://image-net.org"),
-    "imagenet-21k": Defaults(224, 224, "resnet18", RAW_COLOURS, 80, "https://github.com/Alibaba-MIIL/ImageNet21K"),
+    "imagenet-21k": Defaults(
+        224, 224, "resnet18", RAW_COLOURS, 80, "https://github.com/Alibaba-MIIL/ImageNet21K (-P, as train/ and val/)"
+    ),
 }
 FOLDERS = {  # names under --data-root that a set of folders may have
     "tinyimagenet": ("tiny-imagenet-200", "tinyimagenet"),
@@ -875,6 +879,8 @@ def read_teacher(path, arch, data: Dataset, width) -> tuple[nn.Module, float | N
     if not named or not state:
         raise UserError(f"teacher {path} holds no state dict, neither as such nor under 'model' or 'state_dict'")
     state = {name.removeprefix("module."): value for name, value in state.items()}
+    # LPLD's published teachers hold class-wise statistics besides; ours are taken anew (synthesize.class_statistics)
+    state = {name: value for name, value in state.items() if ".class_running_" not in name}
     classes = list(state.values())[-1].shape[:1]
     if classes != (data.num_classes,):
         raise UserError(f"teacher {path} is for {list(classes)} classes, {data.name} has {data.num_classes}")

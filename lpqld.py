@@ -59,8 +59,9 @@ PROTOCOLS = {
     "imagenet-21k": Protocol(
         batch_size=32, prune=0.95, top_k=200, mix="cutout", flip=False, smoothing=0.2, lr=2e-3
     ),
-    # LPLD's protocol for Tiny-ImageNet, made for P alone (released train script, dataset tiny): its factor T^2 = 400
-    # on the loss is too much for the sharper targets of Q; with CA the factor is tau^2, at most 1 (ours)
+    # LPLD's protocol for Tiny-ImageNet, made for P alone: T^2 and the warm-up stand in the released script; batch,
+    # epochs, rate and decay in LPLD's own repository (not read here); k is ours. The factor T^2 = 400 on the loss is
+    # too much for the sharper targets of Q; with CA the factor is tau^2, at most 1 (ours)
     "tinyimagenet": Protocol(
         epochs=100, batch_size=64, top_k=20, mix="none", squared=True,
         optimizer="sgd", lr=0.2, weight_decay=1e-4, warmup=5,
@@ -80,7 +81,8 @@ def protocol_for(data: Dataset, args, count: int) -> Protocol:
     if args.batch_size is None:
         kept = replace(kept, batch_size=min(kept.batch_size or max(10, min(128, count // 5)), count))
     if args.top_k is None:
-        kept = replace(kept, top_k=min(kept.top_k, data.num_classes))
+        few = max(3, data.num_classes // 20)  # where a released k is no quantization, as the set has fewer classes
+        kept = replace(kept, top_k=min(kept.top_k if kept.top_k < data.num_classes else few, data.num_classes))
     return replace(kept, calibrate=not args.no_calibration)
 
 
@@ -282,7 +284,7 @@ def pool_settings(protocol: Protocol, data: Dataset, distilled: Distilled, teach
         **belongs_to(data, distilled, teacher),
         "view": view_recipe(protocol.mix, protocol.flip),
         "seed": seed, "batch_size": protocol.batch_size, "batches": batches, "images_per_pass": per_pass,
-        "epochs": protocol.epochs, "prune": protocol.prune, "top_k": protocol.top_k,
+        "epochs": protocol.epochs, "prune": float(protocol.prune), "top_k": protocol.top_k,
     }  # fmt: skip
 
 
@@ -290,15 +292,18 @@ def pool_settings(protocol: Protocol, data: Dataset, distilled: Distilled, teach
 def make_pool(distilled: Distilled, teacher: Teacher, data: Dataset, settings: dict, path: Path):
     """Label every view of the pool, and write it. The teacher sees the mixed view; labels are never mixed.
 
-    The teacher runs in fp32 on CUDA too: bf16 has fewer digits than the fp16 that is stored.
+    On CUDA the teacher runs in fp32 (its convolutions in TF32, torch's default), not in bf16, which has fewer digits
+    than the fp16 that is stored.
     """
     order, draws = (x.to(data.device) for x in draw_views(settings))
     k, full = settings["top_k"], settings["top_k"] == data.num_classes
+    kind = torch.int16 if data.num_classes <= 2**15 else torch.int32
     values = torch.empty(len(order), k, dtype=torch.float16, device=data.device)
-    classes = torch.empty(0 if full else len(order), k, dtype=torch.int32, device=data.device)
+    classes = torch.empty(0 if full else len(order), k, dtype=kind, device=data.device)
     progress = common.Progress(path.with_suffix(".progress.pt"))
     first, kept = progress.load()
-    values, classes = (x.to(data.device) for x in kept) if kept else (values, classes)
+    for whole, part in zip((values, classes), kept or (), strict=kept is not None):
+        whole[: len(part)] = part.to(data.device)
     pool = LabelPool(settings, values, classes, order, draws, {})
     bar = tqdm(range(first, settings["batches"]), "labels", settings["batches"], initial=first, leave=False)
     for number in bar:
@@ -308,8 +313,9 @@ def make_pool(distilled: Distilled, teacher: Teacher, data: Dataset, settings: d
             values[rows] = logits.half()
         else:
             values[rows], classes[rows] = quantize_labels(logits, k)
-        progress.save(number + 1, (values, classes))
+        progress.save(number + 1, lambda made=rows.stop: (values[:made].clone(), classes[:made].clone()))
     if not values.isfinite().all():
+        progress.path.unlink(missing_ok=True)
         raise UserError("the teacher's logits are not finite (in fp16)")
     content = {"settings": settings, "values": values.cpu(), "classes": torch.empty(0, dtype=torch.uint8)}
     if not full:
@@ -334,7 +340,10 @@ def holds_what_it_says(settings: dict, values: Tensor, classes: Tensor) -> bool:
     """Whether a pool's tensors have the sizes that its settings imply."""
     names = ("seed", "count", "num_classes", "batch_size", "batches", "images_per_pass", "top_k")
     seed, count, num_classes, size, batches, per_pass, k = (settings.get(name) for name in names)
-    if not all(isinstance(x, int) for x in (seed, size, batches, per_pass, k, settings.get("epochs"))) or seed < 0:
+    numbers = (seed, size, batches, per_pass, k, settings.get("epochs"))
+    if not all(isinstance(x, int) for x in numbers) or seed < 0 or settings["epochs"] < 1:
+        return False
+    if not isinstance(settings.get("prune"), float) or not 0 <= settings["prune"] < 1:
         return False
     if not (1 <= k <= num_classes and 2 <= size <= per_pass <= count and batches >= -(-per_pass // size)):
         return False
@@ -366,7 +375,7 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
             raise UserError(f"label pool {path} is for another {words}: {settings.get(name)}, here {ours[name]}")
     if settings.get("view") not in [view_recipe(mix, flip) for mix in MIXES for flip in (True, False)]:
         raise UserError(f"label pool {path} is for views that are not drawn here: {settings.get('view')}")
-    values, classes, k = kept["values"], kept["classes"], kept["values"].shape[-1]
+    values, classes, k = kept["values"], kept["classes"], settings.get("top_k")
     if not holds_what_it_says(settings, values, classes):
         raise UserError(f"label pool {path} does not hold the labels that its settings speak of")
     if k == data.num_classes:
@@ -435,12 +444,12 @@ def calibrate_temperature(student_logits: Tensor, targets: Tensor) -> float:
     return tau[cross_entropy.argmin()].item()
 
 
-def draw_label_batches(batches: int, per_epoch: int, epoch: int, epochs: int, seed: int) -> list[int]:
+def draw_label_batches(batches: int, per_epoch: int, epoch: int, epochs: int, prune: float, seed: int) -> list[int]:
     """The label batches of an epoch (from 0): per_epoch of the pool, at random, without replacement.
 
     A pool that holds labels for each epoch (p = 0) is gone through in order.
     """
-    if batches >= per_epoch * epochs:
+    if prune == 0 and batches >= per_epoch * epochs:
         return list(range(per_epoch * epoch, per_epoch * (epoch + 1)))
     return common.random_stream(seed, common.ORDER, epoch).permutation(batches)[:per_epoch].tolist()
 
@@ -511,7 +520,7 @@ def train_student(
         # ImageNet-21K's "label smoothing" mixes a constant into the logits: a shift, which softmax ignores, and a
         # factor 1 - smoothing, which is a temperature
         label_temp = temperature / (1 - run["smoothing"])
-        for number in draw_label_batches(batches, pool.per_epoch, epoch, epochs, seed):
+        for number in draw_label_batches(batches, pool.per_epoch, epoch, epochs, pool.settings["prune"], seed):
             images, targets = pool.view(number, distilled.images, data.colours), pool.targets(number, label_temp)
             loss, logits = training_step(student, optimizer, images, targets, tau, factor)
         history.append((round(temperature, 4), round(tau, 4)))
@@ -650,8 +659,10 @@ def read_options():
     args = parser.parse_args()
     args.repeats = args.repeats or (3 if args.ablation else 1)
     for name in ("prune", "top_k", "batch_size", "mix", "ablation"):
-        if args.labels and getattr(args, name) not in (None, False):
+        if args.labels and getattr(args, name) is not None and getattr(args, name) is not False:
             raise UserError(f"--{name.replace('_', '-')} is about making labels: not with --labels {args.labels}")
+    if args.labels and args.images in synthesize.METHODS:
+        raise UserError(f"--labels {args.labels}: say which images it is for, --images FOLDER")
     if args.ablation and (args.no_calibration or args.reuse == "none"):
         raise UserError("--ablation switches DKR and CA itself: it goes with neither --reuse none nor --no-calibration")
     return args
@@ -662,8 +673,7 @@ def images_and_teacher(args, data: Dataset) -> tuple[Distilled, Teacher | None]:
     if args.images in synthesize.METHODS:
         synthesize.check_request(args.images, args, data)
         count = (args.ipc or 10) * data.num_classes
-        if not args.labels:
-            check_labels(protocol_for(data, args, count), count, data)
+        check_labels(protocol_for(data, args, count), count, data)
         teacher = common.load_teacher(args, data)
         return common.load_distilled(synthesize.distil(args.images, args, data, teacher), data), teacher
     distilled = common.load_distilled(args.images, data, args.ipc)
@@ -733,6 +743,7 @@ def ablation(args, protocol: Protocol, data: Dataset, distilled: Distilled, teac
         row = replace(protocol, **parts)
         pool = label_pool(args, row, data, distilled, teacher)
         result = train_and_report(args, row, data, distilled, pool, say=lambda line: None)  # a table is being shown
+        pool = None  # before the next one is made
         rows[name] = {key: value for key, value in result.items() if key not in ("images", "students")}  # in its file
         top1, top5 = ("{mean:5.1f} ± {std:.1f}".format(**rows[name][figure]) for figure in ("top1", "top5"))
         size = f"{rows[name]['label_bytes']:>12,}{rows[name]['times_smaller']:8.1f}x"

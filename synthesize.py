@@ -276,7 +276,9 @@ LPLD = {  # released scripts tiny_recover.sh, imagenet1k_recover.sh, in21k_recov
 
 
 def lpld_settings(data: Dataset) -> Recovery:
-    """The released settings; where none are released, those of SRe2L (our choice, for CIFAR too)."""
+    """The released settings; where none are, Tiny's for sides of 33 to 64 px, else SRe2L's (our choice)."""
+    if data.name not in LPLD and 32 < data.image_size <= 64:
+        return LPLD["tinyimagenet"]
     return LPLD.get(data.name) or sre2l_settings(data)
 
 

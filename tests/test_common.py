@@ -235,7 +235,9 @@ def test_published_checkpoint_formats(tmp_path, fashion):
     torch.save({"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, tmp_path / "rded.pth")
     torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "acc": 70.0}, tmp_path / "sre2l.pth")
     torch.save(state, tmp_path / "plain.pth")
-    for name in ("rded.pth", "sre2l.pth", "plain.pth"):
+    more = {"bn1.class_running_mean": torch.zeros(10, 64), "bn1.class_running_var": torch.ones(10, 64)}
+    torch.save({"model": {**more, **state}}, tmp_path / "lpld.pth")  # with class-wise statistics
+    for name in ("rded.pth", "sre2l.pth", "plain.pth", "lpld.pth"):
         read, recorded = common.read_teacher(tmp_path / name, "resnet18_modified", fashion, 128)
         assert recorded is None and common.digest(read.state_dict()) == common.digest(state)
     narrow = common.build_model("conv3", 10, 32, width=5)  # the file's width wins

@@ -215,11 +215,14 @@ def test_label_smoothing_of_imagenet_21k_is_a_temperature():
 
 
 def test_an_epoch_draws_without_replacement_and_full_labels_go_in_order():
-    drawn = lpqld.draw_label_batches(150, 5, 3, 300, seed=0)
+    drawn = lpqld.draw_label_batches(150, 5, 3, 300, 0.9, seed=0)
     assert len(set(drawn)) == 5 and max(drawn) < 150
-    assert drawn == lpqld.draw_label_batches(150, 5, 3, 300, 0) != lpqld.draw_label_batches(150, 5, 4, 300, 0)
-    assert sorted(lpqld.draw_label_batches(5, 5, 0, 300, 0)) == list(range(5))
-    whole = [number for epoch in range(4) for number in lpqld.draw_label_batches(20, 5, epoch, 4, 0)]
+    assert drawn == lpqld.draw_label_batches(150, 5, 3, 300, 0.9, 0) != lpqld.draw_label_batches(150, 5, 4, 300, 0.9, 0)
+    assert sorted(lpqld.draw_label_batches(5, 5, 0, 300, 0.9, 0)) == list(range(5))
+    assert lpqld.draw_label_batches(150, 5, 0, 10, 0.9, 0) != list(
+        range(5)
+    )  # a pruned pool for fewer epochs: at random
+    whole = [number for epoch in range(4) for number in lpqld.draw_label_batches(20, 5, epoch, 4, 0.0, 0)]
     assert whole == list(range(20))
 
 
@@ -395,6 +398,9 @@ def test_pools_that_do_not_belong_are_refused(tmp_path):
     altered("does not hold", settings={"batches": 10**12})
     altered("does not hold", settings={"batches": "many"})
     altered("does not hold", settings={"batches": 3})
+    altered("does not hold", settings={"epochs": 0})
+    altered("does not hold", settings={"prune": 1.0})
+    altered("does not hold", values=torch.tensor(1.0))
     altered("does not hold", values=pool.values[:-1])
     altered("does not hold", values=pool.values.float())
     altered("class 31", classes=torch.full((500 * 4 * 5 // 8,), 255, dtype=torch.uint8))
