@@ -120,7 +120,7 @@ def train_cell(args, data: Dataset, teacher: Teacher | None, cell: Cell, pool_fi
         return {**result, "label_bytes": 0 if cell.loss == "ce" else weight_bytes(teacher)}
     options.protocol = None
     protocol = lpqld.protocol_for(data, options, len(cell.set.distilled.images))
-    if is_random(cell.set) and teacher:  # the baseline's labels are made as those of the pool were
+    if cell.set.name != str(args.images[0]):  # the baseline's labels are made as those of the pool were
         made = common.load_tensors(pool_file, "label pool")["settings"]
         names = ("epochs", "batch_size", "prune", "top_k")
         view = {name: made["view"][name] for name in ("mix", "flip")}

@@ -74,15 +74,13 @@ CROP_SCALE = (0.08, 1.0)  # area of the random resized crop (released yaml); its
 def protocol_for(data: Dataset, args, count: int) -> Protocol:
     """The protocol of a data set, with the options that are given. Sets without a released one take ImageNet-1K's,
     with k = C / 20 (at least 3) as there, and batches of a fifth of the images, from 10 to 128 (ours)."""
-    kept = PROTOCOLS.get(args.protocol or data.name)
-    kept = kept or Protocol(top_k=max(3, data.num_classes // 20), batch_size=None)
+    kept = PROTOCOLS.get(args.protocol or data.name) or Protocol(top_k=None, batch_size=None)
     given = {name: getattr(args, name) for name in ("epochs", "batch_size", "prune", "top_k", "mix", "reuse", "lr")}
     kept = replace(kept, **{name: value for name, value in given.items() if value is not None})
     if args.batch_size is None:
         kept = replace(kept, batch_size=min(kept.batch_size or max(10, min(128, count // 5)), count))
-    if args.top_k is None:
-        few = max(3, data.num_classes // 20)  # where a released k is no quantization, as the set has fewer classes
-        kept = replace(kept, top_k=min(kept.top_k if kept.top_k < data.num_classes else few, data.num_classes))
+    if args.top_k is None and not (kept.top_k and kept.top_k < data.num_classes):  # a released k may exceed C
+        kept = replace(kept, top_k=min(max(3, data.num_classes // 20), data.num_classes))
     return replace(kept, calibrate=not args.no_calibration)
 
 

@@ -121,7 +121,7 @@ def test_a_stored_pool(in_process, small_teacher, tmp_path):
     status, shown, err = in_process(evaluate, *words, "--out", tmp_path / "b")
     assert status == 0, err
     assert "teacher" not in shown
-    ((row,), _) = (rows_of(tmp_path / "b")[0]["rows"], 0)
+    (row,) = rows_of(tmp_path / "b")[0]["rows"]
     made = common.read_json(next((tmp_path / "a").glob("fashion/lpqld-*/result.json")))
     assert row["top1"] == made["top1"] and row["label_bytes"] == labels.stat().st_size
     # with the teacher at hand the random baseline gets labels made in the same way
