@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -191,6 +192,15 @@ def mean_std(values: list[float]) -> dict:
     return {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "values": values}
 
 
+def scores(students: list[dict]) -> dict:
+    """Last-epoch accuracy on the test set, the result; where there are `checks`, the best of them too, which is not."""
+    result = {name: mean_std([student[name] for student in students]) for name in ("top1", "top5")}
+    if all("checks" in student for student in students):
+        best = [max(top1 for _, top1, _ in student["checks"]) for student in students]
+        result["best_check_top1"] = mean_std(best)
+    return result
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Options and device
 
@@ -219,6 +229,7 @@ def common_options(description) -> Parser:
     add = parser.add_argument
     add("--dataset", default="fashion", help=f"{', '.join(DATASETS)}, or a directory with train/ and val/ or test/")
     add("--image-size", type=at_least(8), help="side of the images in pixels (default: the data set's)")
+    add("--colours", choices=COLOURS, help="normalisation (default: the data set's; tiny: SRe2L's for Tiny-ImageNet)")
     add("--data-root", type=Path, default=Path("data"), help="where data sets lie or are downloaded to (default: data)")
     add("--ipc", type=at_least(1), help="images per class (default: 10, or what --images holds)")
     add("--arch", help="student: conv3 ... conv6, resnet18_modified or any torchvision classification model")
@@ -228,6 +239,7 @@ def common_options(description) -> Parser:
     add("--width", type=at_least(1), help="channels of a ConvNet (default: 128 as in the papers, 64 on fashion)")
     add("--seed", type=at_least(0), default=0, help="of everything random (default: 0)")
     add("--device", help="cuda, cpu, ... (default: cuda if there is one)")
+    add("--precision", choices=("fp32", "bf16"), help="of training and testing (default: bf16 on cuda, else fp32)")
     add("--out", type=Path, default=Path("runs"), help="where finished stages are kept and found again (default: runs)")
     return parser
 
@@ -244,7 +256,12 @@ def keep_freed_memory():
         libc.mallopt(-4, 0)
 
 
-def pick_device(name=None):
+PRECISION = None  # --precision; None: bf16 on CUDA, fp32 elsewhere
+
+
+def pick_device(name=None, precision=None):
+    global PRECISION
+    PRECISION = precision
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.zeros(1, device=device)
@@ -259,9 +276,52 @@ def pick_device(name=None):
     return device
 
 
+def precision_on(device) -> str:
+    return PRECISION or ("bf16" if device.type == "cuda" else "fp32")
+
+
 def autocast(device):
-    """bf16 on CUDA, nothing elsewhere; losses are taken in fp32 outside it."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+    """bf16 where --precision says so; losses are taken in fp32 outside it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_on(device) == "bf16")
+
+
+def fused(device) -> dict:
+    """For torch's optimizers: one launch for all weights on CUDA, torch's default elsewhere."""
+    return {"fused": True} if device.type == "cuda" else {}
+
+
+@contextmanager
+def written_once():
+    """For a scatter that writes each place once: that is deterministic as it is; torch's deterministic version stops
+    a GPU (index_put sorts the indices and reads their maximum back)."""
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("default")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+
+
+def steps_together(steps, images_per_step, side, device):
+    """Lists of steps whose views are made at once: 10^5 pixels on a CPU, whose cache they fit, elsewhere 4 * 10^6.
+
+    A view is a function of its draws alone, so this changes no result; but at small sizes the launches of a view's
+    forty operations would take a GPU as long as the networks do.
+    """
+    at_once = max(1, (10**5 if device.type == "cpu" else 4 * 10**6) // (images_per_step * side**2))
+    steps = list(steps)
+    return [steps[i : i + at_once] for i in range(0, len(steps), at_once)]
+
+
+def read_ahead(read, items):
+    """(item, read(item)) for each item; while one is in use the next is read, in a thread."""
+    items = list(items)
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read, items[0]) if items else None
+        for i, item in enumerate(items):
+            ready = coming.result()
+            coming = reader.submit(read, items[i + 1]) if i + 1 < len(items) else None
+            yield item, ready
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -337,10 +397,6 @@ def dsa(images: Tensor, draws: Tensor) -> Tensor:
     inside = (offset >= 0) & (offset < int(side / 2 + 0.5))
     x = x.masked_fill((inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0.0)
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def dsa_view(images: Tensor, *seed: int) -> Tensor:
-    return dsa(images, send(dsa_draws(len(images), images.shape[-1], *seed), images.device))
 
 
 def crop_boxes(u: np.ndarray, height, width, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)) -> np.ndarray:
@@ -471,11 +527,13 @@ def build_model(arch: str, num_classes: int, image_size: int, width: int = 128) 
 # ---------------------------------------------------------------------------------------------------------------------
 # Data sets
 
-# GIFT's code, also for Tiny-ImageNet, where SRe2L's has (.4802 .4481 .3975)/(.2302 .2265 .2262); RDED's, on every set
+# GIFT's code, also for Tiny-ImageNet; RDED's, on every set
 IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+TINY_COLOURS = ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))  # SRe2L's and LPLD's code for Tiny-ImageNet
 CIFAR_COLOURS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # GIFT's and SRe2L's code
 RAW_COLOURS = ((0.0,) * 3, (1.0,) * 3)  # LPQLD's code: no normalisation for ImageNet-21K
 FASHION_COLOURS = ((0.2190,) * 3, (0.3318,) * 3)  # ours: Fashion-MNIST's training images, padded to 32 px
+COLOURS = {"imagenet": IMAGENET_COLOURS, "tiny": TINY_COLOURS, "cifar": CIFAR_COLOURS, "none": RAW_COLOURS}
 
 
 class Defaults(NamedTuple):
@@ -574,23 +632,18 @@ class Split:
     def load(self, indices: Tensor) -> Tensor:
         return self.images[indices.to(self.device)] if self.resident else self.decode(indices.tolist())
 
+    def load_each(self, parts):
+        """(indices, images) of each part; from disk, the next is read during this one."""
+        return ((part, self.load(part)) for part in parts) if self.resident else read_ahead(self.load, parts)
+
     def pick(self, indices: Tensor) -> Tensor:
         """A few images, without reading the whole split."""
         return self.load(indices) if self.paths is None else self.decode(indices.tolist())
 
     def batches(self, size, first=0):
-        """The images in order, (uint8 [B, 3, S, S], labels [B]), from batch `first` on.
-
-        From disk, the next batch is read during this one.
-        """
-        chunks = torch.arange(len(self)).split(size)[first:]
-        with ThreadPoolExecutor(1) as reader:
-            coming = None if self.resident or not chunks else reader.submit(self.load, chunks[0])
-            for i, chunk in enumerate(chunks):
-                images = self.load(chunk) if self.resident else coming.result()
-                if not self.resident and i + 1 < len(chunks):
-                    coming = reader.submit(self.load, chunks[i + 1])
-                yield images, self.labels[chunk.to(self.device)]
+        """The images in order, (uint8 [B, 3, S, S], labels [B]), from batch `first` on."""
+        for chunk, images in self.load_each(torch.arange(len(self)).split(size)[first:]):
+            yield images, self.labels[chunk.to(self.device)]
 
     @cached_property
     def stored_bytes(self) -> int:
@@ -694,7 +747,7 @@ def read_class_folders(folder: Path):
 
 def load_dataset(args) -> Dataset:
     """The data set that --dataset names, on --device, its side and default network settled."""
-    device, name = pick_device(args.device), args.dataset
+    device, name = pick_device(args.device, args.precision), args.dataset
     is_conv = bool(re.fullmatch(CONVNETS, args.arch or ""))
     width = args.width or (64 if name == "fashion" else 128)
     if name in DATASETS and name not in FOLDERS:
@@ -732,6 +785,7 @@ def load_dataset(args) -> Dataset:
         if name not in DATASETS:  # a folder called cifar10 need not be CIFAR-10
             name = root.resolve().name
             name += "-folder" * (name in DATASETS)
+    colours = COLOURS[args.colours] if args.colours else colours
     if len(classes) < 2:
         raise UserError(f"{name} has {len(classes)} class: at least two are needed")
     counts = f"{len(splits[0]):,} training and {len(splits[1]):,} test images"
@@ -763,13 +817,20 @@ def find_folders(name, data_root) -> Path:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, split: Split, colours, batch_size=200) -> tuple[float, float]:
-    """Top-1 and top-5 in percent on every image of a split (top-C where there are fewer than five classes)."""
+def accuracy(model: nn.Module, split: Split, colours, batch_size=200, enlarge=None) -> tuple[float, float]:
+    """Top-1 and top-5 in percent on every image of a split (top-C where there are fewer than five classes).
+
+    enlarge: images are first resized to this side, and their centre is cut out.
+    """
     model.eval()
     hits = torch.zeros(2, device=split.device)
     for images, labels in split.batches(batch_size):
+        x = normalize(images, colours)
+        if enlarge:
+            x, side = F.interpolate(x, size=(enlarge, enlarge), mode="bilinear", antialias=True), x.shape[-1]
+            x = pil_transforms.center_crop(x, side).contiguous(memory_format=torch.channels_last)
         with autocast(split.device):
-            logits = model(normalize(images, colours)).float()
+            logits = model(x).float()
         ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         ranked &= logits.isfinite().all(1, keepdim=True)  # a network that has diverged is right about nothing
         hits += torch.stack([ranked[:, 0].sum(), ranked.sum()])
@@ -817,10 +878,9 @@ def judge_teacher(top1, expected, num_classes, name, cause=WRONG_ORDER):
     return None
 
 
-def teacher_views(images: Tensor, *seed: int) -> Tensor:
-    """Training views of normalised images: flip and, up to 64 px, a shift by up to S/8 (zeros come in); above, a random
-    resized crop (scale 0.25 to 1)."""
-    count, side = len(images), images.shape[-1]
+def teacher_draws(count: int, side: int, *seed: int) -> Tensor:
+    """Training views of the teacher: float32 [count, 5], crop box (4) and flip. Up to 64 px the crop is a shift by up
+    to S/8 (zeros come in); above, a random resized crop (scale 0.25 to 1)."""
     u = random_stream(*seed).random_sample((count, 41))
     if side <= 64:
         reach = side // 8
@@ -828,40 +888,55 @@ def teacher_views(images: Tensor, *seed: int) -> Tensor:
         boxes = np.concatenate([shift, np.full((count, 2), side)], 1)
     else:
         boxes = crop_boxes(u[:, :40].reshape(count, 10, 4), side, side, scale=(0.25, 1))
-    draws = send(torch.from_numpy(np.concatenate([boxes, u[:, 40:] < 0.5], 1).astype(np.float32)), images.device)
-    return resized_crop(images, draws[:, :4], side, flip=draws[:, 4] > 0).contiguous(memory_format=torch.channels_last)
+    return torch.from_numpy(np.concatenate([boxes, u[:, 40:] < 0.5], 1).astype(np.float32))
+
+
+def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int):
+    """(normalised views, labels) of an epoch's steps; the last partial batch is dropped."""
+    train, side = data.train, data.image_size
+    order = torch.from_numpy(random_stream(seed, TEACHER, ORDER, epoch).permutation(len(train))).to(train.device)
+    together = steps_together(range(len(train) // batch_size), batch_size, side, train.device)
+    parts = [order[steps[0] * batch_size : (steps[-1] + 1) * batch_size] for steps in together]
+    for steps, (part, images) in zip(together, train.load_each(parts), strict=True):
+        draws = [teacher_draws(batch_size, side, seed, TEACHER, VIEW, epoch, step) for step in steps]
+        draws = send(torch.cat(draws), train.device)
+        views = resized_crop(normalize(images, data.colours), draws[:, :4], side, flip=draws[:, 4] > 0)
+        views = views.contiguous(memory_format=torch.channels_last)
+        yield from zip(views.split(batch_size), train.labels[part].split(batch_size), strict=True)
+
+
+def teacher_step(model, optimizer, views: Tensor, labels: Tensor) -> Tensor:
+    with autocast(views.device):
+        logits = model(views)
+    loss = F.cross_entropy(logits.float(), labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
 
 
 def train_teacher(model, data: Dataset, epochs, seed, progress_path):
     """Train on the full training set with hard labels, by TEACHER_RECIPE; a stopped training goes on where it was."""
     recipe, device, train = TEACHER_RECIPE, data.device, data.train
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=0, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"], nesterov=True
-    )
+        model.parameters(), lr=0, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"], nesterov=True,
+        **fused(device),
+    )  # fmt: skip
     progress = Progress(progress_path, model=model, optimizer=optimizer)
     first, _ = progress.load()
     train.load(torch.zeros(1, dtype=torch.int64))  # the images are read now, not under the bar
     batch_size = min(recipe["batch_size"][len(train) >= 10_000], len(train))
-    steps = len(train) // batch_size  # the last partial batch is dropped
+    steps = len(train) // batch_size
     bar = tqdm(range(first, epochs), "training the teacher", epochs, initial=first, unit="epoch", leave=False)
     for epoch in bar:
         model.train()
         seed_torch(seed, TEACHER, epoch)  # for networks with dropout
-        order = torch.from_numpy(random_stream(seed, TEACHER, ORDER, epoch).permutation(len(train))).to(device)
         epoch_loss = torch.zeros((), device=device)
-        for step in range(steps):
+        for step, (views, labels) in enumerate(teacher_batches(data, batch_size, seed, epoch)):
             done = (epoch * steps + step + 1) / (epochs * steps + 1)
             rate = recipe["lr"] * min(done / recipe["warmup"], (1 - done) / (1 - recipe["warmup"]))
             optimizer.param_groups[0]["lr"] = rate
-            batch = order[step * batch_size : (step + 1) * batch_size]
-            images = teacher_views(normalize(train.load(batch), data.colours), seed, TEACHER, VIEW, epoch, step)
-            with autocast(device):
-                logits = model(images)
-            loss = F.cross_entropy(logits.float(), train.labels[batch])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            epoch_loss += loss.detach()
+            epoch_loss += teacher_step(model, optimizer, views, labels)
         mean_loss = epoch_loss.item() / steps
         if not math.isfinite(mean_loss):
             raise UserError(f"the teacher's loss is {mean_loss} in epoch {epoch + 1}: its training has diverged")
@@ -913,7 +988,7 @@ def load_teacher(args, data: Dataset) -> Teacher:
     else:
         settings = {
             "stage": "teacher", "data": data.describe(), "arch": arch, "width": data.default_width, "epochs": epochs,
-            "seed": args.seed, "recipe": TEACHER_RECIPE,
+            "seed": args.seed, "recipe": TEACHER_RECIPE, "precision": precision_on(data.device),
         }  # fmt: skip
         seed_torch(args.seed, TEACHER)
         model = build_model(arch, data.num_classes, data.image_size, data.default_width)

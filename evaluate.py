@@ -4,9 +4,11 @@
     python evaluate.py --images A B random --losses gift kl ce --optimizers adamw sgd --archs conv3 resnet18_modified
     python evaluate.py --images rded sre2l lpld --ipc 1 --repeats 3           # made here
     python evaluate.py --images A --labels A/labels.pt                       # a stored label pool instead of a teacher
+    python evaluate.py --images rded --dataset cifar10 --protocol rded --colours imagenet   # as RDED reports itself
 
-Each cell trains students on a set, by gift.py's protocol or, with --labels, by lpqld.py's. A row shows
-  top-1, top-5   of the last epoch on the test set, mean and population std over repeats;
+Each cell trains students on a set: by gift.py's protocol, by RDED's own, or with --labels by lpqld.py's. A row shows
+  top-1, top-5   of the last epoch on the test set, mean and population std over repeats: the result;
+  best           top-1, the best of the checks on the test set that the released code chooses from; it flatters;
   IOR            improvement over random: top-1 minus that of as many random real images, trained in the same way;
   HLR            hard label recovery: top-1 of the full data minus that of the set, both with hard labels (loss ce);
   images, labels bytes: files of the set; and its pool, or the teacher's weights where labels are made while training;
@@ -17,13 +19,19 @@ IOR and HLR as DD-Ranking (arXiv 2505.13300) defines them. Written: evaluate.jso
 """
 
 import argparse
+import math
 import os
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
 import torchvision
+from torch import Tensor
+from tqdm import tqdm
 
 import common
 import gift
@@ -111,12 +119,124 @@ def is_even(kept: Set) -> bool:
     return len(kept.distilled.labels.bincount().unique()) == 1
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# RDED's own student protocol (arXiv 2312.03526; released code: LINs-lab/RDED, argument.py and validation/)
+
+RDED_OPTIMIZERS = {
+    "adamw": {"lr": 1e-3, "weight_decay": 0.01},
+    "sgd": {"lr": 0.1, "weight_decay": 1e-4},  # momentum 0.9; an option of the release, for no published figure
+}
+
+
+def rded_batch_size(dataset: str, arch: str, ipc: int, num_classes: int) -> int:
+    """10 at IPC 1, 50 at 10, 100 at 50 (between them, the one below: ours); twice that for 100 and for 1000 classes."""
+    if dataset == "tinyimagenet":
+        return 100
+    if (dataset, arch) == ("cifar100", "conv3"):
+        return 25
+    return (10 if ipc < 10 else 50 if ipc < 50 else 100) * (2 if num_classes in (100, 1000) else 1)
+
+
+def rded_learning_rate_factor(epoch: int, epochs: int) -> float:
+    """(1 + cos(pi * e / (2 * E))) / 2, epochs from 0: a cosine that ends half way down, at one half."""
+    return (1 + math.cos(math.pi * epoch / epochs / 2)) / 2
+
+
+def shuffle_strips(images: Tensor, factor: int, *seed: int) -> Tensor:
+    """Mosaics with their `factor` columns, then their rows, in a random order, each image its own. [B, 3, S, S]."""
+    count, side = len(images), images.shape[-1]
+    orders = common.random_stream(*seed).random_sample((2, count, factor)).argsort(-1)
+    pixels = (orders[..., None] * (side // factor) + np.arange(side // factor)).reshape(2, count, 1, side)
+    columns, rows = common.send(torch.from_numpy(pixels), images.device)[:, :, None].expand(-1, -1, 3, side, -1)
+    return images.gather(3, columns).gather(2, rows.transpose(2, 3))
+
+
+def rded_batches(distilled: Distilled, data: Dataset, run: dict, seed: int, epoch: int):
+    """(images, labels) of an epoch's steps: strips shuffled and a crop (nothing at factor 1), flip, CutMix."""
+    order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
+    for step, batch in enumerate(gift.split_batches(order.to(data.device), run["batch_size"])):
+        images, stream = distilled.images[batch], (seed, common.VIEW, epoch, step)
+        if run["factor"] > 1:
+            images = shuffle_strips(images, run["factor"], seed, common.TILES, epoch, step)
+        draws = lpqld.view_draws(len(batch), data.image_size, "cutmix", True, *stream, scale=(1 / run["factor"], 1))
+        views = lpqld.label_view(images, common.send(draws, data.device), "cutmix", data.colours)
+        yield views, distilled.labels[batch]
+
+
+def train_rded_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: dict, seed: int, progress: Path):
+    """Train one student by RDED's protocol; it is tested every tenth epoch of the last fifth, as released."""
+    common.seed_torch(seed, common.WEIGHTS)
+    student = common.build_model(run["arch"], data.num_classes, data.image_size, run["width"]).to(data.device)
+    optimizer, epochs = lpqld.make_optimizer(student, run), run["epochs"]
+    progress = common.Progress(progress, student=student, optimizer=optimizer)
+    first, kept = progress.load()
+    checks, before = kept or ([], 0.0)
+    started = time.monotonic() - before
+    bar = tqdm(range(first, epochs), f"student, seed {seed}", epochs, initial=first, unit="epoch", leave=False)
+    for epoch in bar:
+        student.train()
+        common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
+        for group in optimizer.param_groups:
+            group["lr"] = run["lr"] * rded_learning_rate_factor(epoch, epochs)
+        for images, labels in rded_batches(distilled, data, run, seed, epoch):
+            with torch.no_grad(), common.autocast(data.device):
+                student(images)  # released, for a figure on its log; it updates the BatchNorm statistics once more
+            loss = gift.training_step(student, teacher.model, optimizer, images, labels, run["loss"])
+        if epoch % 10 == 9 or epoch == epochs - 1:
+            if not loss.isfinite():
+                raise UserError(f"the loss is {loss.item()} in epoch {epoch + 1}: training diverged")
+            if epoch > 0.8 * epochs or epoch == epochs - 1:
+                checks.append((epoch + 1, *common.accuracy(student, data.test, data.colours, enlarge=run["enlarge"])))
+            bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{checks[-1][1]:.1f}" if checks else "-")
+        progress.save(epoch + 1, (checks, time.monotonic() - started))
+    seconds = round(time.monotonic() - started, 1)
+    return {"seed": seed, "top1": checks[-1][1], "top5": checks[-1][2], "checks": checks, "seconds": seconds}
+
+
+def rded_settings(args, data: Dataset, teacher: Teacher, cell: Cell) -> dict:
+    enlarged = data.image_size // 7 * 8  # released, then the centre: 32 -> 32, 64 -> 72
+    info, count, released = cell.set.distilled.info, len(cell.set.distilled.images), RDED_OPTIMIZERS[cell.optimizer]
+    twice = (data.name, teacher.info["arch"], cell.arch) == ("cifar100", "conv3", "conv3")  # released, "special"
+    return {
+        "stage": "rded protocol", "data": data.describe(), "images": info["digest"], "ipc": info["ipc"],
+        "teacher": teacher.info["digest"], "arch": cell.arch, "width": data.default_width, "loss": cell.loss,
+        "optimizer": cell.optimizer, **released, "lr": released["lr"] * (2 if twice else 1),
+        "epochs": args.epochs or 300, "precision": common.precision_on(data.device),
+        "batch_size": min(count, rded_batch_size(data.name, cell.arch, info["ipc"], data.num_classes)),
+        "factor": (info["settings"] or {}).get("factor", 1),
+        "enlarge": enlarged if enlarged > data.image_size and data.test.fit != "margin" else None,
+    }  # fmt: skip
+
+
+def train_by_rded(args, data: Dataset, teacher: Teacher, cell: Cell) -> dict:
+    run = rded_settings(args, data, teacher, cell)
+    name = f"rded-{Path(cell.set.distilled.info['folder']).resolve().name}-{cell.arch}-{cell.loss}-{cell.optimizer}"
+    folder = common.stage_folder(args.out / data.name, name, run)
+
+    def train(seed, progress):
+        return train_rded_student(cell.set.distilled, teacher, data, run, seed, progress)
+
+    seeds = range(args.seed, args.seed + args.repeats)
+    students = common.repeat(train, seeds, folder, data.device, say=lambda line: None)
+    result = {"settings": run, "teacher": teacher.info, "images": cell.set.distilled.info, "students": students}
+    result = {**common.scores(students), **result}
+    common.save_json(folder / "result.json", {**result, "made_with": common.made_with(data.device)})
+    return {**result, "file": str(folder / "result.json")}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cells
+
+
 def train_cell(args, data: Dataset, teacher: Teacher | None, cell: Cell, pool_file: Path | None) -> dict:
-    """Students of a cell, by the protocol of gift.py or, with a label pool, of lpqld.py; finished ones are read."""
+    """Students of a cell, by GIFT's or RDED's protocol or, with a label pool, LPQLD's; finished ones are read."""
     quiet = {"say": lambda line: None}  # a table is being shown
     options = with_options(args, arch=cell.arch, loss=cell.loss, optimizer=cell.optimizer)
     if not pool_file:
-        result = gift.train_and_report(options, data, teacher, cell.set.distilled, **quiet)
+        if args.protocol == "rded":
+            result = train_by_rded(args, data, teacher, cell)
+        else:
+            result = gift.train_and_report(options, data, teacher, cell.set.distilled, **quiet)
         return {**result, "label_bytes": 0 if cell.loss == "ce" else weight_bytes(teacher)}
     options.protocol = None
     protocol = lpqld.protocol_for(data, options, len(cell.set.distilled.images))
@@ -138,7 +258,7 @@ def row_of(cell: Cell, result: dict, data: Dataset, random_top1: float | None, f
     return {
         "images": cell.set.name, "ipc": cell.set.distilled.info["ipc"], "arch": cell.arch,
         "loss": cell.loss, "optimizer": cell.optimizer,
-        "top1": result["top1"], "top5": result["top5"],
+        "top1": result["top1"], "top5": result["top5"], "best_check_top1": result.get("best_check_top1"),
         "ior": None if is_random(cell.set) else improvement_over_random(top1, random_top1),
         "hlr": hard_label_recovery(full_top1, top1) if cell.loss == "ce" and full_top1 is not None else None,
         "image_bytes": cell.set.bytes, "label_bytes": result["label_bytes"],
@@ -150,9 +270,9 @@ def row_of(cell: Cell, result: dict, data: Dataset, random_top1: float | None, f
 # ---------------------------------------------------------------------------------------------------------------------
 # The table
 
-COLUMNS = ("images", "IPC", "network", "loss", "optimizer", "top-1, %", "top-5, %", "IOR", "HLR", "images, B",
+COLUMNS = ("images", "IPC", "network", "loss", "optimizer", "top-1, %", "top-5, %", "best", "IOR", "HLR", "images, B",
            "labels, B", "share", "similarity", "s")  # fmt: skip
-WIDTHS = (22, 4, 18, 10, 9, 11, 11, 6, 6, 10, 11, 7, 10, 6)
+WIDTHS = (22, 4, 18, 10, 9, 11, 11, 5, 6, 6, 10, 11, 7, 10, 6)
 
 
 def cells_of(row: dict) -> list[str]:
@@ -167,6 +287,7 @@ def cells_of(row: dict) -> list[str]:
     return [
         *named,
         "{mean:.1f} ± {std:.1f}".format(**row["top1"]), "{mean:.1f} ± {std:.1f}".format(**row["top5"]),
+        show((row["best_check_top1"] or {}).get("mean"), "{:.1f}"),
         show(row["ior"], "{:+.1f}"), show(row["hlr"], "{:.1f}"), f"{row['image_bytes']:,}", f"{row['label_bytes']:,}",
         f"{100 * row['share_of_original']:.1f} %", show(row["within_class_similarity"], "{:.3f}"),
         f"{row['seconds_per_student']:.0f}",
@@ -195,15 +316,18 @@ def read_options():
     methods = ", ".join(synthesize.METHODS)
     add("--images", nargs="+", required=True, help=f"distilled sets: folders, data.pt files, or {methods}, made here")
     add("--archs", nargs="+", help="students (default: --arch)")
-    add("--losses", nargs="+", choices=gift.LOSSES, help="default: gift ce (HLR rests on ce)")
+    add("--losses", nargs="+", choices=gift.LOSSES, help="default: gift ce (HLR rests on ce); RDED's protocol: kl")
+    add("--protocol", choices=("gift", "rded"), help="of the students' training (default: gift)")
     add("--optimizers", nargs="+", choices=gift.OPTIMIZERS, help="default: adamw")
     add("--repeats", type=positive, default=3, help="students of each cell, seeds --seed, --seed + 1, ... (default: 3)")
     add("--epochs", type=positive, help="of the students (default: by data set)")
     add("--labels", type=Path, help="a label pool of lpqld.py for the one set, instead of a teacher")
     args = parser.parse_args()
-    if args.labels and (len(args.images) > 1 or args.losses or args.optimizers):
+    if args.labels and (len(args.images) > 1 or args.losses or args.optimizers or args.protocol):
         raise UserError("--labels holds the labels of one set, and lpqld.py's protocol: one --images, no --losses, "
-                        "no --optimizers")  # fmt: skip
+                        "no --optimizers, no --protocol")  # fmt: skip
+    if args.protocol == "rded" and set(args.optimizers or []) - set(RDED_OPTIMIZERS):
+        raise UserError(f"--optimizers: RDED's protocol has {', '.join(RDED_OPTIMIZERS)}")
     # what gift.py and lpqld.py are asked for on their own command lines, and here by data set or by the pool
     args.lr = args.view_factor = args.batch_size = args.prune = args.top_k = args.mix = args.reuse = None
     args.no_calibration = False
@@ -229,7 +353,8 @@ def main():
     if args.labels:  # read once more for its cell; here it complains in good time
         (given,) = (kept for kept in sets if kept.name == args.images[0])
         labels = lpqld.load_pool(args.labels, data, given.distilled, teacher).info["digest"]
-    losses = [args.labels.name] if args.labels else args.losses or ["gift", "ce"]
+    losses = args.losses or (["kl"] if args.protocol == "rded" else ["gift", "ce"])
+    losses = [args.labels.name] if args.labels else losses
     optimizers = ["(pool)"] if args.labels else args.optimizers or ["adamw"]
     full = {arch: full_data_top1(args, data, teacher, arch) for arch in archs} if "ce" in losses else {}
 
@@ -238,7 +363,7 @@ def main():
         "stage": "evaluate", "data": data.describe(), "images": [kept.distilled.info["digest"] for kept in sets],
         "teacher": teacher.info["digest"] if teacher else None, "archs": archs, "losses": losses,
         "optimizers": optimizers, "epochs": args.epochs, "seed": args.seed, "repeats": args.repeats,
-        "labels": labels,
+        "labels": labels, "protocol": args.protocol or "gift", "precision": common.precision_on(data.device),
     }  # fmt: skip
     folder = common.stage_folder(args.out / data.name, "evaluate", settings)
     for kept in sets:

@@ -13,6 +13,7 @@ Measured (embedded data, RDED's 100 images, 3 students, CPU, torch 2.15; README.
 """
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,9 +95,9 @@ LOSSES = {
 # The training protocol (released code, evaluator_benchmark.py)
 
 OPTIMIZERS = {
-    "adamw": lambda weights, lr: torch.optim.AdamW(weights, lr, weight_decay=1e-4),  # released; decays all weights
-    "adam": lambda weights, lr: torch.optim.Adam(weights, lr),  # adam and sgd are ours: the release has no settings
-    "sgd": lambda weights, lr: torch.optim.SGD(weights, lr, momentum=0.9, weight_decay=5e-4),
+    "adamw": partial(torch.optim.AdamW, weight_decay=1e-4),  # released; decays all weights
+    "adam": torch.optim.Adam,  # adam and sgd are ours: the release has no settings
+    "sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4),
 }
 
 
@@ -125,19 +126,37 @@ def learning_rate_factor(epoch: int, epochs: int) -> float:
     return 0.2 ** ((epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6))
 
 
-def quadrant_view(images: Tensor, factor: int, *seed: int) -> Tensor:
-    """RDED's mosaics: with probability 1 - 1 / factor^2 an image shows one of its factor^2 tiles at the full side."""
-    side, u = images.shape[-1], common.random_stream(*seed).random_sample((len(images), 3))
-    tile = side // factor
-    cell = np.concatenate([np.floor(u[:, :2] * factor) * tile, np.full((len(images), 2), tile)], 1)
-    boxes = np.where(u[:, 2:] < 1 - 1 / factor**2, cell, np.array([0, 0, side, side])).astype(np.float32)
-    return common.resized_crop(images, common.send(torch.from_numpy(boxes), images.device), side)
+def tile_boxes(count: int, side: int, factor: int, *seed: int) -> Tensor:
+    """RDED's mosaics: with probability 1 - 1 / factor^2 an image shows one of its factor^2 tiles at the full side.
+
+    Crop boxes [count, 4] (top, left, height, width).
+    """
+    u, tile = common.random_stream(*seed).random_sample((count, 3)), side // factor
+    cell = np.concatenate([np.floor(u[:, :2] * factor) * tile, np.full((count, 2), tile)], 1)
+    boxes = np.where(u[:, 2:] < 1 - 1 / factor**2, cell, np.array([0, 0, side, side]))
+    return torch.from_numpy(boxes.astype(np.float32))
+
+
+def augmented_batches(distilled: Distilled, data: Dataset, run: dict, seed: int, epoch: int):
+    """(images, labels) of an epoch's steps, shuffled, normalised and augmented as (seed, epoch, step) say."""
+    side, device = data.image_size, data.device
+    order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
+    batches = split_batches(order.to(device), run["batch_size"])
+    for steps in common.steps_together(range(len(batches)), run["batch_size"], side, device):
+        sizes, batch = [len(batches[step]) for step in steps], torch.cat([batches[step] for step in steps])
+        images = common.normalize(distilled.images[batch], data.colours)
+        if run["view_factor"] > 1:
+            boxes = [tile_boxes(len(batches[k]), side, run["view_factor"], seed, common.TILES, epoch, k) for k in steps]
+            images = common.resized_crop(images, common.send(torch.cat(boxes), device), side)
+        draws = [common.dsa_draws(len(batches[k]), side, seed, common.VIEW, epoch, k) for k in steps]
+        images = common.dsa(images, common.send(torch.cat(draws), device))
+        yield from zip(images.split(sizes), distilled.labels[batch].split(sizes), strict=True)
 
 
 def training_step(student, teacher, optimizer, images: Tensor, labels: Tensor, loss: str) -> Tensor:
     """One step on augmented images; the teacher labels exactly what the student sees.
 
-    On CUDA both run in bf16, where the release has fp32; the loss is fp32.
+    Both run in fp32 as released, or in bf16 (--precision, the default on CUDA); the loss is fp32.
     """
     with common.autocast(images.device):
         with torch.no_grad():
@@ -154,7 +173,7 @@ def train_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: di
     """Train one student as the settings `run` say and score it on the test set after each quarter of the epochs."""
     common.seed_torch(seed, common.WEIGHTS)
     student = common.build_model(run["arch"], data.num_classes, data.image_size, run["width"]).to(data.device)
-    optimizer = OPTIMIZERS[run["optimizer"]](student.parameters(), run["lr"])
+    optimizer = OPTIMIZERS[run["optimizer"]](student.parameters(), run["lr"], **common.fused(data.device))
     epochs = run["epochs"]
     progress = common.Progress(progress, student=student, optimizer=optimizer)
     first, kept = progress.load()
@@ -165,13 +184,8 @@ def train_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: di
         student.train()
         common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
         optimizer.param_groups[0]["lr"] = run["lr"] * learning_rate_factor(epoch, epochs)
-        order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
-        for step, batch in enumerate(split_batches(order.to(data.device), run["batch_size"])):
-            images = common.normalize(distilled.images[batch], data.colours)
-            if run["view_factor"] > 1:
-                images = quadrant_view(images, run["view_factor"], seed, common.TILES, epoch, step)
-            images = common.dsa_view(images, seed, common.VIEW, epoch, step)
-            loss = training_step(student, teacher.model, optimizer, images, distilled.labels[batch], run["loss"])
+        for images, labels in augmented_batches(distilled, data, run, seed, epoch):
+            loss = training_step(student, teacher.model, optimizer, images, labels, run["loss"])
         if epoch % 10 == 9 or epoch == epochs - 1:
             if not loss.isfinite():
                 raise UserError(f"the loss is {loss.item()} in epoch {epoch + 1}: training diverged (a smaller --lr?)")
@@ -211,18 +225,8 @@ def run_settings(args, data: Dataset, teacher: Teacher, distilled: Distilled) ->
         "lr": args.lr or learning_rate_for(args.optimizer, arch),
         "epochs": args.epochs or epochs_for(data.name),
         "batch_size": batch_size_for(len(distilled.images)),
+        "precision": common.precision_on(data.device),
         "view_factor": args.view_factor or mosaic,
-    }
-
-
-def summarize(students: list[dict]) -> dict:
-    """Last-epoch accuracy on the test set, which is the result; beside it the best of the four checks, which is not."""
-    return {
-        "top1": common.mean_std([student["top1"] for student in students]),
-        "top5": common.mean_std([student["top5"] for student in students]),
-        "best_of_four_checks_top1": common.mean_std(
-            [max(top1 for _, top1, _ in student["checks"]) for student in students]
-        ),
     }
 
 
@@ -236,7 +240,7 @@ def train_and_report(args, data: Dataset, teacher: Teacher, distilled: Distilled
         return train_student(distilled, teacher, data, run, seed, progress)
 
     students = common.repeat(train, range(args.seed, args.seed + args.repeats), folder, data.device, say)
-    result = summarize(students)
+    result = common.scores(students)
     parts = {"settings": run, "teacher": teacher.info, "images": distilled.info, "students": students}
     common.save_json(folder / "result.json", {**result, **parts, "made_with": common.made_with(data.device)})
     return {**result, **parts, "file": str(folder / "result.json")}
@@ -266,7 +270,7 @@ def main():
 
     result = train_and_report(args, data, teacher, distilled)
     run = result["settings"]
-    figures = ("top1", "top5", "best_of_four_checks_top1")
+    figures = ("top1", "top5", "best_check_top1")
     top1, top5, best = ("{mean:5.1f} ± {std:.1f}".format(**result[figure]) for figure in figures)
     count = f"{len(distilled.images)} images in batches of {run['batch_size']}"
     print(f"student:  {run['arch']}: {run['loss']} loss, {run['optimizer']}, {run['epochs']} epochs of {count}")

@@ -131,7 +131,7 @@ def unpack_classes(packed: Tensor, count: int, num_classes: int) -> Tensor:
 # Views: a label batch is a number; image order, crops, flips and mixing are redrawn from (seed, number)
 
 
-def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int) -> Tensor:
+def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, scale=CROP_SCALE) -> Tensor:
     """One label batch's views as whole numbers: int16 [B, 12].
 
     Columns: crop (top, left, height, width); flip; hole (top, left, bottom, right); what fills the hole: the number of
@@ -141,7 +141,7 @@ def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int) -> 
     """
     stream = common.random_stream(*seed)
     u = stream.random_sample((batch_size, 41))
-    boxes = common.crop_boxes(u[:, :40].reshape(batch_size, 10, 4), side, side, CROP_SCALE)
+    boxes = common.crop_boxes(u[:, :40].reshape(batch_size, 10, 4), side, side, scale)
     mirror = (u[:, 40:] < 0.5) & flip
     hole, fill = np.zeros((batch_size, 4)), np.zeros((batch_size, 3))
     if mix == "cutmix":
@@ -208,16 +208,40 @@ class LabelPool(NamedTuple):
     def per_epoch(self) -> int:
         return -(-self.settings["images_per_pass"] // self.settings["batch_size"])
 
-    def view(self, number: int, images: Tensor, colours) -> Tensor:
-        rows = label_batch_rows(number, self.settings["images_per_pass"], self.settings["batch_size"])
-        return label_view(images[self.order[rows]], self.draws[rows], self.settings["view"]["mix"], colours)
+    def rows(self, numbers) -> list[slice]:
+        per_pass, size = self.settings["images_per_pass"], self.settings["batch_size"]
+        return [label_batch_rows(number, per_pass, size) for number in numbers]
 
-    def targets(self, number: int, temperature: float) -> Tensor:
-        rows = label_batch_rows(number, self.settings["images_per_pass"], self.settings["batch_size"])
-        values, num_classes = self.values[rows], self.settings["num_classes"]
+    def together(self, numbers) -> list[list[int]]:
+        settings = self.settings
+        return common.steps_together(numbers, settings["batch_size"], settings["image_size"], self.values.device)
+
+    def view(self, numbers: list[int], images: Tensor, colours) -> Tensor:
+        """The views of label batches, one batch after the other."""
+        rows, mix = self.rows(numbers), self.settings["view"]["mix"]
+        order, draws = torch.cat([self.order[r] for r in rows]), torch.cat([self.draws[r] for r in rows])
+        if mix == "cutmix":  # the number of another image of the batch
+            start = 0
+            for r in rows:
+                draws[start : start + r.stop - r.start, 9] += start
+                start += r.stop - r.start
+        return label_view(images[order], draws, mix, colours)
+
+    def targets(self, numbers: list[int], temperature: float) -> Tensor:
+        rows = self.rows(numbers)
+        values = torch.cat([self.values[r] for r in rows])
         if self.classes is None:
             return F.softmax(values.float() / temperature, dim=1)
-        return soft_targets(values, self.classes[rows], num_classes, temperature)
+        classes = torch.cat([self.classes[r] for r in rows])
+        with common.written_once():
+            return soft_targets(values, classes, self.settings["num_classes"], temperature)
+
+    def batches(self, numbers: list[int], images: Tensor, colours, temperature: float):
+        """(views, targets) of each label batch."""
+        for some in self.together(numbers):
+            sizes = [r.stop - r.start for r in self.rows(some)]
+            views, targets = self.view(some, images, colours), self.targets(some, temperature)
+            yield from zip(views.split(sizes), targets.split(sizes), strict=True)
 
 
 def pool_size(count: int, batch_size: int, epochs: int, prune: float) -> tuple[int, int]:
@@ -303,15 +327,18 @@ def make_pool(distilled: Distilled, teacher: Teacher, data: Dataset, settings: d
     for whole, part in zip((values, classes), kept or (), strict=kept is not None):
         whole[: len(part)] = part.to(data.device)
     pool = LabelPool(settings, values, classes, order, draws, {})
-    bar = tqdm(range(first, settings["batches"]), "labels", settings["batches"], initial=first, leave=False)
-    for number in bar:
-        rows = label_batch_rows(number, settings["images_per_pass"], settings["batch_size"])
-        logits = teacher.model(pool.view(number, distilled.images, data.colours))
+    bar = tqdm(total=settings["batches"], desc="labels", initial=first, leave=False)
+    for numbers in pool.together(range(first, settings["batches"])):
+        first_rows, *_, last_rows = 2 * pool.rows(numbers)
+        rows = slice(first_rows.start, last_rows.stop)
+        logits = teacher.model(pool.view(numbers, distilled.images, data.colours))
         if full:
             values[rows] = logits.half()
         else:
             values[rows], classes[rows] = quantize_labels(logits, k)
-        progress.save(number + 1, lambda made=rows.stop: (values[:made].clone(), classes[:made].clone()))
+        bar.update(len(numbers))
+        progress.save(numbers[-1] + 1, lambda made=rows.stop: (values[:made].clone(), classes[:made].clone()))
+    bar.close()
     if not values.isfinite().all():
         progress.path.unlink(missing_ok=True)
         raise UserError("the teacher's logits are not finite (in fp16)")
@@ -330,7 +357,7 @@ def pool_digest(content: dict) -> str:
 
 def sketch(pool: LabelPool, distilled: Distilled, data: Dataset) -> Tensor:
     """Fingerprint of a redrawn view: the pool's last one, two images of it, averaged over 4 x 4 fields."""
-    view = pool.view(pool.settings["batches"] - 1, distilled.images, data.colours)[:2]
+    view = pool.view([pool.settings["batches"] - 1], distilled.images, data.colours)[:2]
     return F.adaptive_avg_pool2d(view, 4).cpu()
 
 
@@ -465,7 +492,7 @@ def learning_rate_factor(epoch: int, epochs: int, warmup: int = 0) -> float:
 
 def make_optimizer(student: nn.Module, run: dict) -> torch.optim.Optimizer:
     """AdamW, or SGD with momentum 0.9; weight decay on weights with more than one dimension (released utils.py)."""
-    decays = {True: [], False: []}
+    decays, more = {True: [], False: []}, common.fused(next(student.parameters()).device)
     for name, weight in student.named_parameters():
         decays["weight" in name and weight.dim() > 1].append(weight)
     groups = [
@@ -473,8 +500,8 @@ def make_optimizer(student: nn.Module, run: dict) -> torch.optim.Optimizer:
         {"params": decays[False], "weight_decay": 0},
     ]
     if run["optimizer"] == "sgd":
-        return torch.optim.SGD(groups, run["lr"], momentum=0.9)
-    return torch.optim.AdamW(groups, run["lr"])
+        return torch.optim.SGD(groups, run["lr"], momentum=0.9, **more)
+    return torch.optim.AdamW(groups, run["lr"], **more)
 
 
 def alignment_loss(student_logits: Tensor, targets: Tensor, student_temperature: float) -> Tensor:
@@ -483,7 +510,7 @@ def alignment_loss(student_logits: Tensor, targets: Tensor, student_temperature:
 
 
 def training_step(student, optimizer, images: Tensor, targets: Tensor, student_temperature: float, factor: float = 1.0):
-    """One step on the views of a label batch; (loss, student's logits). On CUDA in bf16, the loss in fp32."""
+    """One step on the views of a label batch: (loss, student's logits). The loss is fp32 whatever --precision is."""
     with common.autocast(images.device):
         logits = student(images)
     logits = logits.float()
@@ -518,8 +545,8 @@ def train_student(
         # ImageNet-21K's "label smoothing" mixes a constant into the logits: a shift, which softmax ignores, and a
         # factor 1 - smoothing, which is a temperature
         label_temp = temperature / (1 - run["smoothing"])
-        for number in draw_label_batches(batches, pool.per_epoch, epoch, epochs, pool.settings["prune"], seed):
-            images, targets = pool.view(number, distilled.images, data.colours), pool.targets(number, label_temp)
+        numbers = draw_label_batches(batches, pool.per_epoch, epoch, epochs, pool.settings["prune"], seed)
+        for images, targets in pool.batches(numbers, distilled.images, data.colours, label_temp):
             loss, logits = training_step(student, optimizer, images, targets, tau, factor)
         history.append((round(temperature, 4), round(tau, 4)))
         if run["calibrate"]:
@@ -608,6 +635,7 @@ def run_settings(protocol: Protocol, data: Dataset, distilled: Distilled, pool: 
     return {
         "stage": "lpqld", "data": data.describe(), "images": distilled.info["digest"], "ipc": distilled.info["ipc"],
         "labels": pool.info["digest"], "arch": arch, "width": data.default_width,
+        "precision": common.precision_on(data.device),
         "temperatures": [INITIAL, GAMMA, STEP, MINIMUM], **{name: getattr(protocol, name) for name in names},
     }  # fmt: skip
 
@@ -626,8 +654,7 @@ def train_and_report(args, protocol: Protocol, data: Dataset, distilled: Distill
     students = common.repeat(train, range(args.seed, args.seed + args.repeats), folder, data.device, say)
     full = made["count"] * made["epochs"] * data.num_classes * 2
     result = {
-        "top1": common.mean_std([student["top1"] for student in students]),
-        "top5": common.mean_std([student["top5"] for student in students]),
+        **common.scores(students),
         "label_bytes": pool.info["bytes"],
         "full_label_bytes": full,
         "times_smaller": full / pool.info["bytes"],

@@ -84,11 +84,14 @@ def tile_patches(patches: Tensor, factor: int) -> Tensor:
 def rded(data: Dataset, teacher: Teacher, ipc: int, factor: int, seed: int) -> tuple[Tensor, Tensor]:
     """RDED's images of every class: uint8 [C * ipc, 3, S, S] and labels."""
     size, chosen = data.image_size // factor, []
-    for label in tqdm(range(data.num_classes), "RDED", unit="class", leave=False):
-        members = pick_random(data, label, RDED_IMAGES, seed)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # crops are of the images as stored, not of their test view
-            images = list(pool.map(data.train.original, members.tolist()))
-        u = common.random_stream(seed, common.CROPS, label).random_sample((len(members), RDED_CROPS, 10, 4))
+
+    def read(label):  # crops are of the images as stored, not of their test view
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(data.train.original, pick_random(data, label, RDED_IMAGES, seed).tolist()))
+
+    bar = tqdm(total=data.num_classes, desc="RDED", unit="class", leave=False)
+    for label, images in common.read_ahead(read, range(data.num_classes)):
+        u = common.random_stream(seed, common.CROPS, label).random_sample((len(images), RDED_CROPS, 10, 4))
         if len({image.shape for image in images}) == 1:
             patches = square_crops(torch.stack(images).to(data.device), u, size)
         else:
@@ -97,6 +100,8 @@ def rded(data: Dataset, teacher: Teacher, ipc: int, factor: int, seed: int) -> t
         losses = realism_losses(teacher.model, patches, label, data.image_size, data.colours)
         image, crop = select_patches(losses.view(-1, RDED_CROPS), ipc * factor**2)
         chosen.append(to_bytes(tile_patches(patches[image * RDED_CROPS + crop], factor)).cpu())
+        bar.update()
+    bar.close()
     return torch.cat(chosen), torch.arange(data.num_classes).repeat_interleave(ipc)
 
 

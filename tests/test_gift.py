@@ -112,15 +112,15 @@ def test_optimizers():
     assert gift.OPTIMIZERS["adam"](weights, gift.learning_rate_for("adam", "conv3")).defaults["lr"] == 1e-3
 
 
-def test_quadrant_view_shows_a_tile_three_times_in_four():
+def test_a_mosaic_shows_one_tile_three_times_in_four():
     tiles = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    views = gift.quadrant_view(tiles.expand(2000, 3, 8, 8), 2, 0)
+    views = common.resized_crop(tiles.expand(2000, 3, 8, 8), gift.tile_boxes(2000, 8, 2, 0), 8)
     whole = (views == tiles).all((1, 2, 3))
     flat = views.amax((1, 2, 3)) - views.amin((1, 2, 3)) < 1e-5
     assert (whole | flat).all() and not (whole & flat).any()
     assert whole.float().mean().item() == pytest.approx(0.25, abs=0.03)
     assert views[flat].amax((1, 2, 3)).round().unique().tolist() == [1, 2, 3, 4]
-    assert torch.equal(views, gift.quadrant_view(tiles.expand(2000, 3, 8, 8), 2, 0))
+    assert torch.equal(gift.tile_boxes(2000, 8, 2, 0), gift.tile_boxes(2000, 8, 2, 0))
 
 
 def test_mean_and_population_std():

@@ -343,11 +343,11 @@ def test_the_pool_holds_the_teachers_logits_of_the_redrawn_views(tmp_path, mix, 
     data, distilled, teacher, pool = make(tmp_path, top_k=top_k, mix=mix)
     assert pool.settings["batches"] == 20 and pool.per_epoch == 4
     for number in (0, 7, 19):
-        logits = teacher.model(pool.view(number, distilled.images, data.colours))
+        logits = teacher.model(pool.view([number], distilled.images, data.colours))
         values, classes = lpqld.quantize_labels(logits.half().float(), 4)
         whole = F.softmax(logits.half().float() / 2, dim=1)
         expected = lpqld.soft_targets(values, classes, 20, 2.0) if top_k == 4 else whole
-        torch.testing.assert_close(pool.targets(number, 2.0), expected, atol=2e-3, rtol=0)
+        torch.testing.assert_close(pool.targets([number], 2.0), expected, atol=2e-3, rtol=0)
     for start in range(0, len(pool.order), 100):  # each pass shows each image once
         assert pool.order[start : start + 100].sort().values.tolist() == list(range(100))
 
@@ -436,6 +436,6 @@ def test_a_pool_made_on_a_cpu_serves_a_gpu(tmp_path):
     moved = distilled._replace(images=distilled.images.to(there), labels=distilled.labels.to(there))
     again = lpqld.load_pool(tmp_path / "labels.pt", data._replace(train=split, test=split), moved, teacher)
     for number in (0, 19):
-        view = pool.view(number, distilled.images, data.colours)
+        view = pool.view([number], distilled.images, data.colours)
         torch.testing.assert_close(again.view(number, moved.images, data.colours).cpu(), view, atol=1e-4, rtol=0)
-        torch.testing.assert_close(again.targets(number, 2.0).cpu(), pool.targets(number, 2.0))
+        torch.testing.assert_close(again.targets([number], 2.0).cpu(), pool.targets([number], 2.0))

@@ -13,6 +13,15 @@ import common
 SIDE = 32
 
 
+def dsa_view(images, *seed):
+    return common.dsa(images, common.dsa_draws(len(images), SIDE, *seed).to(images.device))
+
+
+def teacher_view(images, *seed):
+    draws = common.teacher_draws(len(images), images.shape[-1], *seed)
+    return common.resized_crop(images, draws[:, :4], images.shape[-1], flip=draws[:, 4] > 0)
+
+
 def dsa_columns(*seed, batch=4000, side=SIDE):
     return common.dsa_draws(batch, side, *seed).T
 
@@ -115,27 +124,27 @@ def test_dsa_cutout_is_half_the_side_and_clipped_at_the_border():
     row, column = dsa_columns(3)[10:]
     for first in (row, column):
         assert first.min() == -8 and first.max() == 24 and len(first.unique()) == 33  # centres 0 ... 32
-    views = common.dsa_view(torch.ones(500, 3, SIDE, SIDE) * 5, 3, 1)
+    views = dsa_view(torch.ones(500, 3, SIDE, SIDE) * 5, 3, 1)
     assert views.isfinite().all()
 
 
 def test_same_seed_same_view_whatever_ran_before():
     images = torch.randn(10, 3, SIDE, SIDE)
-    first = common.dsa_view(images, 7, 1, 20, 3)
+    first = dsa_view(images, 7, 1, 20, 3)
     np.random.seed(1)
     torch.manual_seed(1)
     torch.rand(100), np.random.rand(100)
-    assert torch.equal(first, common.dsa_view(images, 7, 1, 20, 3))
-    assert not torch.equal(first, common.dsa_view(images, 7, 1, 20, 4))
+    assert torch.equal(first, dsa_view(images, 7, 1, 20, 3))
+    assert not torch.equal(first, dsa_view(images, 7, 1, 20, 4))
     # a smaller batch of the same seed sees the same views
-    torch.testing.assert_close(common.dsa_view(images[:4], 7, 1, 20, 3), first[:4])
+    torch.testing.assert_close(dsa_view(images[:4], 7, 1, 20, 3), first[:4])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_same_seed_same_view_on_cuda():
     images = torch.randn(10, 3, SIDE, SIDE)
     for step in range(6):
-        here, there = common.dsa_view(images, 7, step), common.dsa_view(images.cuda(), 7, step)
+        here, there = dsa_view(images, 7, step), dsa_view(images.cuda(), 7, step)
         torch.testing.assert_close(here, there.cpu(), atol=1e-4, rtol=1e-4)
         draws = common.crop_flip_roll_draws(10, SIDE, (0, 4), True, 7, step)
         here = common.resized_crop(images, draws[:, :4], SIDE, draws[:, 4] > 0, draws[:, 5:])
@@ -194,9 +203,9 @@ def test_synthesis_draws():
 
 
 def test_teacher_views_shift_and_flip_small_images_and_crop_large_ones():
-    views = common.teacher_views(torch.ones(400, 3, 32, 32), 0)
+    views = teacher_view(torch.ones(400, 3, 32, 32), 0)
     empty = (views[:, 0] == 0).float().mean((1, 2))
     assert empty.max().item() <= 1 - (28 / 32) ** 2 + 1e-6 and 0 < empty.mean() < 0.2
-    large = common.teacher_views(torch.ones(4, 3, 96, 96), 0)
+    large = teacher_view(torch.ones(4, 3, 96, 96), 0)
     torch.testing.assert_close(large, torch.ones_like(large))
     assert math.isclose(views.max(), 1)
