@@ -302,13 +302,16 @@ def written_once():
         torch.set_deterministic_debug_mode(mode)
 
 
+VIEW_PIXELS = {"cpu": 10**5, "cuda": 4 * 10**6}  # on a CPU what its cache holds
+
+
 def steps_together(steps, images_per_step, side, device):
-    """Lists of steps whose views are made at once: 10^5 pixels on a CPU, whose cache they fit, elsewhere 4 * 10^6.
+    """Lists of consecutive steps whose views are made at once: those of VIEW_PIXELS pixels.
 
     A view is a function of its draws alone, so this changes no result; but at small sizes the launches of a view's
     forty operations would take a GPU as long as the networks do.
     """
-    at_once = max(1, (10**5 if device.type == "cpu" else 4 * 10**6) // (images_per_step * side**2))
+    at_once = max(1, VIEW_PIXELS.get(device.type, 10**6) // (images_per_step * side**2))
     steps = list(steps)
     return [steps[i : i + at_once] for i in range(0, len(steps), at_once)]
 

@@ -141,6 +141,29 @@ def batchnorms(model: nn.Module) -> list[nn.BatchNorm2d]:
     return [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
 
 
+class MeanAndVariance(torch.autograd.Function):
+    """Mean and biased variance over the middle dimension of [G, N, C], each [G, C]: torch.var_mean, only faster.
+
+    Its backward is one pass over the pixels instead of four, and its forward on a CPU takes a quarter of the time.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        if x.is_cuda:
+            var, avg = torch.var_mean(x, dim=1, correction=0)
+        else:
+            avg = x.mean(1)
+            var = (x - avg[:, None]).square_().mean(1)
+        ctx.save_for_backward(x, avg)
+        return avg, var
+
+    @staticmethod
+    def backward(ctx, avg_grad, var_grad):
+        x, avg = ctx.saved_tensors
+        level, slope = avg_grad / x.shape[1], 2 * var_grad / x.shape[1]  # of avg, and of var in x - avg
+        return torch.addcmul((level - slope * avg)[:, None], x, slope[:, None])
+
+
 def bn_distance(x: Tensor, mean: Tensor, variance: Tensor, groups: int) -> Tensor:
     """||mean(x) - mean||_2 + ||var(x) - variance||_2 for each group of images, [groups].
 
@@ -148,7 +171,8 @@ def bn_distance(x: Tensor, mean: Tensor, variance: Tensor, groups: int) -> Tenso
     taken over images and pixels of a group. mean, variance: [C], or [groups, C].
     Source: SRe2L's released code, recover/utils.py, BNFeatureHook.
     """
-    var, avg = torch.var_mean(x.float().unflatten(0, (groups, -1)), dim=(1, 3, 4), correction=0)
+    pixels = x.float().permute(0, 2, 3, 1).reshape(groups, -1, x.shape[1])  # no copy in channels_last
+    avg, var = MeanAndVariance.apply(pixels)
     return (avg - mean).norm(dim=1) + (var - variance).norm(dim=1)
 
 
