@@ -379,3 +379,37 @@ def test_accuracy_counts_every_image(fashion):
     assert common.accuracy(model, fashion.test, fashion.colours, batch_size=300) == pytest.approx((10, 50))
     model[1].bias.data[:] = float("nan")
     assert common.accuracy(model, fashion.test, fashion.colours) == (0, 0)
+
+
+def test_reading_ahead_is_reading():
+    seen = []
+
+    def read(item):
+        seen.append(item)
+        return item**2
+
+    pairs = common.read_ahead(read, range(4))
+    assert next(pairs) == (0, 0)
+    assert list(pairs) == [(1, 1), (2, 4), (3, 9)] and seen == [0, 1, 2, 3]
+    assert list(common.read_ahead(read, [])) == []
+    with pytest.raises(common.UserError):
+        list(common.read_ahead(lambda item: common.read_image("no such file"), [1]))
+
+
+def test_steps_together_hold_so_many_pixels():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert common.steps_together(range(5), 100, 32, cpu) == [[0], [1], [2], [3], [4]]
+    assert common.steps_together(range(5), 20, 32, cpu) == [[0, 1, 2, 3], [4]]
+    assert [len(steps) for steps in common.steps_together(range(80), 100, 32, cuda)] == [39, 39, 2]
+    assert common.steps_together(range(2), 128, 224, cuda) == [[0], [1]]
+
+
+def test_precision_and_colours_from_the_command_line(options, monkeypatch):
+    monkeypatch.setattr(common, "PRECISION", None)
+    data = common.load_dataset(options("--device", "cpu", "--precision", "bf16", "--colours", "tiny"))
+    assert common.precision_on(data.device) == "bf16" and data.colours == common.TINY_COLOURS
+    with common.autocast(data.device):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+    data = common.load_dataset(options("--device", "cpu"))
+    assert common.precision_on(data.device) == "fp32" and data.colours == common.FASHION_COLOURS
+    assert common.precision_on(torch.device("cuda")) == "bf16"

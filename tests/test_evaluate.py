@@ -268,3 +268,82 @@ def test_bad_input_is_one_line_and_status_2(case, bad, in_process, tmp_path):
     assert err.rstrip().endswith(lines[0])
     assert not (root / "evil").exists()
     assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "settings.json"] == []
+
+
+# --- RDED's own protocol
+
+
+def test_rded_protocol_of_the_release():
+    sizes = [evaluate.rded_batch_size("cifar10", "conv3", ipc, 10) for ipc in (1, 10, 50)]
+    assert sizes == [10, 50, 100]
+    assert evaluate.rded_batch_size("cifar100", "resnet18_modified", 10, 100) == 100
+    assert evaluate.rded_batch_size("cifar100", "conv3", 10, 100) == 25
+    assert evaluate.rded_batch_size("imagenet-1k", "resnet18", 10, 1000) == 100
+    assert {evaluate.rded_batch_size("tinyimagenet", "conv4", ipc, 200) for ipc in (1, 10, 50)} == {100}
+    assert evaluate.rded_learning_rate_factor(0, 300) == 1
+    assert evaluate.rded_learning_rate_factor(150, 300) == pytest.approx((1 + 2**-0.5) / 2)
+    assert evaluate.rded_learning_rate_factor(300, 300) == pytest.approx(0.5)  # it ends at half
+
+
+def test_strips_of_mosaics_are_shuffled_by_columns_then_rows():
+    tiles = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)
+    images = tiles.repeat_interleave(4, 0).repeat_interleave(4, 1).expand(200, 3, 8, 8)
+    corners = {tuple(x.flatten().tolist()) for x in evaluate.shuffle_strips(images, 2, 0)[:, 0, ::4, ::4]}
+    assert corners == {(1, 2, 3, 4), (2, 1, 4, 3), (3, 4, 1, 2), (4, 3, 2, 1)}  # not all 24 orders of four tiles
+    ramp = torch.arange(8).expand(1, 3, 8, 8)
+    moved = [evaluate.shuffle_strips(ramp, 2, seed)[0, 0, 0].tolist() for seed in range(8)]
+    assert set(map(tuple, moved)) == {(0, 1, 2, 3, 4, 5, 6, 7), (4, 5, 6, 7, 0, 1, 2, 3)}
+
+
+def test_rdeds_crop_does_nothing_at_factor_one():
+    draws = lpqld.view_draws(500, 32, "cutmix", True, 0, scale=(1, 1))
+    assert (draws[:, :4] == torch.tensor([0, 0, 32, 32])).all()
+    areas = lpqld.view_draws(500, 32, "cutmix", True, 0, scale=(1 / 2, 1))[:, 2:4].float().prod(1) / 32**2
+    assert 0.45 < areas.min() < 0.6 and areas.max() > 0.95
+
+
+def test_rdeds_test_view_is_the_centre_of_a_larger_picture(fashion):
+    class Sees(torch.nn.Module):
+        def forward(self, x):
+            self.seen = x
+            return torch.zeros(len(x), 10)
+
+    model, split = Sees(), common.Split([0], torch.device("cpu"), pixels=fashion.test.images[:1])
+    common.accuracy(model, split, fashion.colours, enlarge=36)
+    whole = common.normalize(split.images, fashion.colours)
+    larger = torch.nn.functional.interpolate(whole, size=36, mode="bilinear", antialias=True)
+    torch.testing.assert_close(model.seen, larger[:, :, 2:34, 2:34])
+
+
+def test_rded_protocol_from_the_command_line(in_process, small_teacher):
+    out, _ = small_teacher
+    words = (*TINY, "--out", out, "--images", "rded", "--ipc", 2, "--epochs", 30, "--repeats", 2, "--protocol", "rded")
+    status, shown, err = in_process(evaluate, *words)
+    assert status == 0, err
+    kept = next(k for k in (common.read_json(f) for f in (out / "fashion").glob("evaluate*/evaluate.json"))
+                if k["settings"]["protocol"] == "rded")  # fmt: skip
+    assert [(row["images"], row["loss"], row["optimizer"]) for row in kept["rows"]] == [
+        ("random", "kl", "adamw"), ("rded", "kl", "adamw"),
+    ]  # fmt: skip
+    result = common.read_json(kept["rows"][1]["result"])
+    settings = result["settings"]
+    assert (settings["lr"], settings["weight_decay"], settings["batch_size"]) == (1e-3, 0.01, 10)
+    student = result["students"][0]
+    assert [epoch for epoch, _, _ in student["checks"]] == [30]  # every tenth epoch of the last fifth
+    assert result["top1"]["values"][0] == student["checks"][-1][1] and "best" in shown
+    status, _, err = in_process(evaluate, *words, "--optimizers", "adam")
+    assert status == 2 and "adamw, sgd" in err
+
+
+def test_a_killed_student_of_rdeds_protocol_ends_as_an_uninterrupted_one(fashion, small_teacher, tmp_path, monkeypatch):
+    _, teacher = small_teacher
+    distilled = common.Distilled(fashion.train.images[::100], fashion.train.labels[::100], {"ipc": 5})
+    run = {"arch": "conv3", "width": 4, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "epochs": 12,
+           "batch_size": 20, "factor": 1, "loss": "kl", "enlarge": None}  # fmt: skip
+    whole = evaluate.train_rded_student(distilled, teacher, fashion, run, 0, tmp_path / "whole.pt")
+    kill_at(monkeypatch, 5)
+    with pytest.raises(Killed):
+        evaluate.train_rded_student(distilled, teacher, fashion, run, 0, tmp_path / "killed.pt")
+    monkeypatch.undo()
+    again = evaluate.train_rded_student(distilled, teacher, fashion, run, 0, tmp_path / "killed.pt")
+    assert again["checks"] == whole["checks"] and [epoch for epoch, _, _ in again["checks"]] == [12]

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import common
 import gift
@@ -125,3 +126,57 @@ def test_a_mosaic_shows_one_tile_three_times_in_four():
 
 def test_mean_and_population_std():
     assert common.mean_std([80.0, 82.0]) == {"mean": 81.0, "std": 1.0, "values": [80.0, 82.0]}
+
+
+def batches(fashion, monkeypatch, pixels, view_factor=1):
+    monkeypatch.setitem(common.VIEW_PIXELS, "cpu", pixels)
+    distilled = common.Distilled(fashion.train.images[:25], fashion.train.labels[:25], {})
+    run = {"batch_size": 10, "view_factor": view_factor}
+    return list(gift.augmented_batches(distilled, fashion, run, 3, 7))
+
+
+@pytest.mark.parametrize("view_factor", [1, 2])
+def test_views_made_together_are_the_views_made_one_step_at_a_time(fashion, monkeypatch, view_factor):
+    alone = batches(fashion, monkeypatch, 0, view_factor)
+    together = batches(fashion, monkeypatch, 20 * 32**2, view_factor)  # two steps at once, then the partial one
+    assert [len(images) for images, _ in alone] == [10, 10, 5]
+    for (images, labels), (same, same_labels) in zip(alone, together, strict=True):
+        assert torch.equal(images, same) and torch.equal(labels, same_labels)
+        assert same.is_contiguous(memory_format=torch.channels_last)
+
+
+class ReadsBack(TorchDispatchMode):
+    """Fails where a value is read back from the device, which stops a GPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func._schema.name not in ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss", gift.LOSSES)
+def test_a_step_reads_nothing_back(fashion, monkeypatch, loss):
+    student, teacher = (common.build_model("conv3", 10, 32, 4) for _ in range(2))
+    optimizer = gift.OPTIMIZERS["sgd"](student.parameters(), 0.1)
+    distilled = common.Distilled(fashion.train.images[:20], fashion.train.labels[:20], {})
+    with ReadsBack():
+        for images, labels in gift.augmented_batches(distilled, fashion, {"batch_size": 10, "view_factor": 2}, 0, 0):
+            gift.training_step(student, teacher, optimizer, images, labels, loss)
+    with pytest.raises(AssertionError), ReadsBack():
+        torch.ones(1).item()
+
+
+def test_bf16_trains_what_fp32_trains(fashion, monkeypatch):
+    """Networks in bf16, losses and weights in fp32."""
+    teacher = common.build_model("conv3", 10, 32, 8).eval()
+    images = common.normalize(fashion.train.images[::50], fashion.colours)
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        monkeypatch.setattr(common, "PRECISION", precision)
+        torch.manual_seed(0)
+        student = common.build_model("conv3", 10, 32, 8)
+        optimizer = gift.OPTIMIZERS["sgd"](student.parameters(), 0.1)
+        for _ in range(5):
+            loss = gift.training_step(student, teacher, optimizer, images, fashion.train.labels[::50], "gift")
+        assert loss.dtype == torch.float32 and {x.dtype for x in student.parameters()} == {torch.float32}
+        losses[precision] = loss.item()
+    assert losses["bf16"] != losses["fp32"] and losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)

@@ -189,16 +189,37 @@ def test_lpqld_storage_table_needs_nothing(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_benchmark_prints_all_figures(in_process, monkeypatch):
-    small = ("--width", 8, "--batch-size", 4, "--classes", 10, "--rounds", 2, "--device", "cpu")
-    status, shown, err = in_process(benchmark, *small)
-    assert status == 0, err
-    for word in ("ours ms", "limit ms", "ratio", "gift,", "lpqld,", "lpld,"):
-        assert word in shown
+def test_benchmark_prints_a_row_for_every_stage(run, tmp_path):
+    small = ("--sizes", "tiny-test", "--seconds", 0.01, "--device", "cpu")
+    done = run("benchmark.py", *small, "--json", tmp_path / "b.json")
+    assert done.returncode == 0, done.stderr
+    kept = common.read_json(tmp_path / "b.json")
+    assert [row["row"] for row in kept["results"]] == ["gift", "lpqld", "labels", "recovery", "rded", "teacher"]
+    for row in kept["results"]:
+        assert row["row"] in done.stdout and row["ratio"] == pytest.approx(row["ours_ms"] / row["limit_ms"])
+        assert row["operators"] > row["limit_operators"] > 0
+        assert row["peak_bytes"] is None or row["peak_bytes"] >= row["limit_peak_bytes"] > 0
+    assert kept["made_with"]["command"].startswith("python benchmark.py") and kept["made_with"]["precision"] == "fp32"
+
+
+def test_benchmark_compares_with_what_one_would_have(monkeypatch, in_process):
+    for name in ("gift at 32 px", "lpqld at 64 px", "recovery at 32 px"):
+        found = benchmark.measure_without(name, True, "cpu", None, 0.01)
+        assert found["times"] == pytest.approx(found["images_per_second"] / found["without_images_per_second"])
+        assert found["loader_alone_images_per_second"] is None or found["loader_alone_images_per_second"] > 0
+
+
+def test_benchmark_at_the_size_of_imagenet(in_process, monkeypatch):
     monkeypatch.setattr(lpqld, "pool_size", lambda count, size, epochs, prune: (80, 9984))  # 80 batches for 2,340
-    status, shown, err = in_process(benchmark, "--only", "pool", "--image-size", 8, *small)
+    small = ("--arch", "conv3", "--width", 2, "--image-size", 8, "--groups", 2, "--iterations", 1, "--device", "cpu")
+    status, shown, err = in_process(benchmark, "--imagenet", *small)
     assert status == 0, err
-    assert "80 label batches of 128" in shown and "10 training steps" in shown
+    assert "IPC 200" in shown and "training h" in shown and "label pool, IPC 10, p 0.9, MR-50" in shown
+
+
+def test_operators_count_what_is_done_and_no_views():
+    x = torch.randn(4, 4)
+    assert benchmark.operators(lambda: (x + 1).view(16).exp()) == 2
 
 
 # --- killed and taken up again

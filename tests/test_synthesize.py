@@ -217,3 +217,12 @@ def test_released_settings():
     assert (many.lr, many.r_bn, many.iterations, many.roll) == (0.05, 0.25, 2000, (0, 32))
     assert (tiny.lr, tiny.r_bn, tiny.iterations, tiny.roll) == (0.1, 0.05, 4000, (-4, 4))
     assert all(setting.crop and setting.first_bn == 10 for setting in (one, many, tiny))
+
+
+def test_mean_and_variance_and_their_gradients():
+    x = torch.randn(3, 7, 5, dtype=torch.float64, requires_grad=True)
+    avg, var = synthesize.MeanAndVariance.apply(x)
+    torch.testing.assert_close((avg, var), (x.mean(1), x.var(1, correction=0)))
+    assert torch.autograd.gradcheck(synthesize.MeanAndVariance.apply, (x,))
+    far = 1000 + torch.randn(1, 5000, 2)  # no digits cancel
+    torch.testing.assert_close(synthesize.MeanAndVariance.apply(far)[1], far.double().var(1, correction=0).float())
