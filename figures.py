@@ -40,9 +40,14 @@ def figures() -> list[Figure]:
     tiny, cifar = "--dataset tinyimagenet", "--dataset data/CIFAR-10-images --colours imagenet"
     networks = {"tiny": ("resnet18_modified", "conv4"), "cifar10": ("resnet18_modified", "conv3")}
     published_teachers = common.PUBLISHED_TEACHERS
+    fixed = "--teacher runs/fashion/teacher-conv3/teacher.pt --images runs/fashion/rded-ipc10 --repeats 3"
     lines = [
-        Figure("precision-fp32", "gift.py --precision fp32 --repeats 3", note="bf16 must cost nothing"),
-        Figure("precision-bf16", "gift.py --precision bf16 --repeats 3", note="bf16 must cost nothing"),
+        Figure("fashion-teacher-conv3", "synthesize.py --method rded"),
+        *[
+            Figure(f"precision-{script}-{precision}", f"{script}.py {fixed} --precision {precision}",
+                   note="bf16 must cost nothing")
+            for script in ("gift", "lpqld") for precision in ("fp32", "bf16")
+        ],
         *[
             Figure(f"fashion-budget-{images}-p{prune}-k{k}",
                    f"lpqld.py --images {images} --prune {prune} --top-k {k} --repeats 3", note="accuracy over bytes")
@@ -104,10 +109,10 @@ def figures() -> list[Figure]:
 
 TINY = "--dataset fashion --colours none --arch conv3 --width 8 --ipc 2 --teacher-epochs 1"
 SMALL = {  # appended by --rehearse: the last of two equal options counts
-    "gift.py": f"{TINY} --epochs 2 --repeats 1",
+    "gift.py": f"{TINY} --epochs 2 --repeats 1",  # their --images and --teacher are made by the first line
     "synthesize.py": TINY,
     "evaluate.py": f"{TINY} --epochs 2 --repeats 1",
-    "lpqld.py": f"{TINY} --epochs 50 --repeats 1 --batch-size 10 --top-k 2 --images random",
+    "lpqld.py": f"{TINY} --epochs 50 --repeats 1 --batch-size 10 --top-k 2",
     "benchmark.py": "--sizes tiny-test --seconds 0.01 --arch conv3 --width 2 --image-size 8 --groups 2 --iterations 1",
 }
 
@@ -115,11 +120,17 @@ SMALL = {  # appended by --rehearse: the last of two equal options counts
 def run(figure: Figure, args) -> dict:
     """Run a line, its output shown as it comes, and read its result."""
     extra = f"{SMALL[figure.command.split()[0]]} --out {args.out}" if args.rehearse else ""
+    if args.rehearse and re.search("--images (lpld|sre2l)", figure.command):
+        extra += " --images random"  # no time for a recovery
     written = args.out / "figures" / f"{figure.name}.json"  # what benchmark.py writes
     if figure.command.startswith("benchmark.py"):
         extra = f"{extra.partition(' --out')[0]} --json {written}"
+    elif not args.rehearse:
+        extra = f"--out {args.out}" if args.out != Path("runs") else ""
     extra += f" --device {args.device}" if args.device else ""
-    script, *options = shlex.split(f"{figure.command} {extra}")
+    script, *options = shlex.split(f"{figure.command.replace('runs/', f'{args.out}/')} {extra}")
+    if args.rehearse:
+        options = [option.replace("-ipc10", "-ipc2") for option in options]
     print(f"\n{figure.name}: python {shlex.join([script, *options])}", flush=True)
     clock, started = args.out / "figures" / f"{figure.name}.clock.json", time.monotonic()
     before = common.read_json(clock)["seconds"] if clock.exists() else 0.0
