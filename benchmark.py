@@ -13,6 +13,7 @@ the same precision; the goal is a ratio of at most 1.10:
   recovery  an iteration of class-wise recovery, classes together; forward and backward to the images, in fp32
   rded      choosing RDED's crops; the teacher's forward on them, in fp32
   teacher   a step of a teacher's epoch
+  gift --compile, lpqld --compile: the same steps with --compile, which takes a minute at first; limit as above
 Both alternate; seconds are medians over rounds. Peak memory is what torch took on a GPU, the whole process on a CPU.
 "operators" counts torch operators per step that are no mere views, about the launches of a GPU (optimizer fused, as it
 is there); for labels, recovery and rded all they do, divided by the batches.
@@ -25,6 +26,7 @@ import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -187,11 +189,12 @@ def forward_backward(model, images):
 # Rows
 
 
-def gift_steps(size, device, at, counting):
+def gift_steps(size, device, at, counting, compile=False):
     batch = size.batch[at]
     steps = together(batch, size, device)
     data, distilled = made_up(size, device, batch * len(steps))
     teacher, student = frozen(size, device).model, network(size, device)
+    fast_student, fast_teacher = (common.compiled(model, compile) for model in (student, teacher))
     optimizer = gift.OPTIMIZERS["adamw"](student.parameters(), 1e-3, **common.fused(device))
     optimizer = with_fused_kernels(optimizer) if counting else optimizer
     fixed, run = common.normalize(distilled.images[:batch], COLOURS), {"batch_size": batch, "view_factor": 1}
@@ -204,18 +207,19 @@ def gift_steps(size, device, at, counting):
 
     def ours():
         for images, labels in gift.augmented_batches(distilled, data, run, 0, 0):
-            gift.training_step(student, teacher, optimizer, images, labels, "gift")
+            gift.training_step(fast_student, fast_teacher, optimizer, images, labels, "gift")
 
     return Work(ours, limit, batch * len(steps), len(steps))
 
 
-def lpqld_steps(size, device, at, counting):
+def lpqld_steps(size, device, at, counting, compile=False):
     batch = size.batch[at]
     steps = together(batch, size, device)
     data, distilled = made_up(size, device, batch * len(steps))
     top_k = min(size.classes, max(3, size.classes // 20))
     protocol = lpqld.Protocol(batch_size=batch, epochs=1, prune=0, top_k=top_k)
     student = network(size, device)
+    fast_student = common.compiled(student, compile)
     optimizer = lpqld.make_optimizer(student, {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01})
     optimizer = with_fused_kernels(optimizer) if counting else optimizer
     pool = make_pool(data, distilled, frozen(size, device), protocol, keep=True)
@@ -227,7 +231,7 @@ def lpqld_steps(size, device, at, counting):
 
     def ours():
         for images, targets in pool.batches(list(steps), distilled.images, COLOURS, 20.0):
-            lpqld.training_step(student, optimizer, images, targets, 0.5)
+            lpqld.training_step(fast_student, optimizer, images, targets, 0.5)
 
     return Work(ours, limit, batch * len(steps), len(steps))
 
@@ -319,7 +323,8 @@ def teacher_epoch(size, device, at, counting):
 
 ROWS = {
     "gift": gift_steps, "lpqld": lpqld_steps, "labels": label_pool, "recovery": recovery, "rded": rded,
-    "teacher": teacher_epoch,
+    "teacher": teacher_epoch, "gift --compile": partial(gift_steps, compile=True),
+    "lpqld --compile": partial(lpqld_steps, compile=True),
 }  # fmt: skip
 
 
@@ -334,8 +339,10 @@ def measure(row, name, device, precision, budget):
     memory = peak_memory(device)
     ours, limit = compare(work.ours, work.limit, device, budget)
     common.VIEW_PIXELS["cpu"] = common.VIEW_PIXELS["cuda"]  # counted as on a GPU
-    counted = ROWS[row](size, device, at, True)
+    counted = ROWS[row.removesuffix(" --compile")](size, device, at, True)
     counts = [operators(part) / counted.steps for part in (counted.ours, counted.limit)]
+    if "--compile" in row:
+        counts[0] = None  # what is compiled is not seen
     return {
         "row": row, "size": name, "images_per_step": work.images // work.steps,
         "ours_ms": 1e3 * ours / work.steps, "limit_ms": 1e3 * limit / work.steps, "ratio": ours / limit,
@@ -536,15 +543,16 @@ def in_its_own_process(function, *arguments):
 
 
 def print_rows(args):
-    print(f"\n{'':10}{'size':14}{'images':>7}{'ours ms':>10}{'limit ms':>10}{'ratio':>7}{'images/s':>10}", end="")
+    print(f"\n{'':16}{'size':14}{'images':>7}{'ours ms':>10}{'limit ms':>10}{'ratio':>7}{'images/s':>10}", end="")
     print(f"{'peak':>12}{'its limit':>12}{'operators':>11}{'limit':>7}")
     for name in args.sizes:
-        for row in args.only or ROWS:
+        for row in args.only or [row for row in ROWS if "--compile" not in row]:
             found = in_its_own_process(measure, row, name, args.device, args.precision, args.seconds)
             numbers = "{images_per_step:7}{ours_ms:10.2f}{limit_ms:10.2f}{ratio:7.3f}{images_per_second:10.0f}"
-            print(f"{row:10}{name:14}" + numbers.format(**found), end="")
+            print(f"{row:16}{name:14}" + numbers.format(**found), end="")
             print(f"{gigabytes(found['peak_bytes']):>12}{gigabytes(found['limit_peak_bytes']):>12}", end="")
-            print(f"{found['operators']:11.0f}{found['limit_operators']:7.0f}", flush=True)
+            counted = "-" if found["operators"] is None else f"{found['operators']:.0f}"
+            print(f"{counted:>11}{found['limit_operators']:7.0f}", flush=True)
             yield found
 
 
@@ -563,7 +571,7 @@ def main():
     parser = common.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, positive = parser.add_argument, common.at_least(1)
     add("--sizes", nargs="+", choices=SIZES, default=list(SIZES)[:-1], help="default: all but tiny-test")
-    add("--only", nargs="+", choices=ROWS, help="rows (default: all)")
+    add("--only", nargs="+", choices=ROWS, help="rows (default: all but those with --compile)")
     add("--without-us", action="store_true", help="compare with a DataLoader, and with one class at a time")
     add("--imagenet", action="store_true", help="ImageNet-1K's size: labels, an epoch, recovery of some classes")
     add("--arch", default="resnet18", help="--imagenet: network (default: resnet18)")

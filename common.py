@@ -237,6 +237,7 @@ def common_options(description) -> Parser:
     add("--teacher", type=Path, help="teacher checkpoint, ours or a published one (default: train one, once)")
     add("--teacher-epochs", type=at_least(1), help="epochs of the teacher's training (default: by data set)")
     add("--width", type=at_least(1), help="channels of a ConvNet (default: 128 as in the papers, 64 on fashion)")
+    add("--compile", action="store_true", help="students through torch.compile: for small networks on a GPU")
     add("--seed", type=at_least(0), default=0, help="of everything random (default: 0)")
     add("--device", help="cuda, cpu, ... (default: cuda if there is one)")
     add("--precision", choices=("fp32", "bf16"), help="of training and testing (default: bf16 on cuda, else fp32)")
@@ -283,6 +284,21 @@ def precision_on(device) -> str:
 def autocast(device):
     """bf16 where --precision says so; losses are taken in fp32 outside it."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_on(device) == "bf16")
+
+
+def compiled(model: nn.Module, wanted: bool):
+    """With --compile, the same network with the same weights through torch.compile, in fewer, larger operations.
+
+    One compilation for each shape: a resumed run computes what an uninterrupted one does.
+    """
+    if not wanted:
+        return model
+    try:
+        torch.compile(torch.neg)(torch.zeros(2, device=next(model.parameters()).device))
+    except Exception as error:  # no compiler, no Triton, a Python too new: torch has many ways to say so
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"--compile: torch.compile does not work here: {reason[0]}") from None
+    return torch.compile(model, dynamic=False)
 
 
 def fused(device) -> dict:

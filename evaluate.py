@@ -167,6 +167,7 @@ def train_rded_student(distilled: Distilled, teacher: Teacher, data: Dataset, ru
     """Train one student by RDED's protocol; it is tested every tenth epoch of the last fifth, as released."""
     common.seed_torch(seed, common.WEIGHTS)
     student = common.build_model(run["arch"], data.num_classes, data.image_size, run["width"]).to(data.device)
+    network, labeller = (common.compiled(model, run["compile"]) for model in (student, teacher.model))
     optimizer, epochs = lpqld.make_optimizer(student, run), run["epochs"]
     progress = common.Progress(progress, student=student, optimizer=optimizer)
     first, kept = progress.load()
@@ -180,8 +181,8 @@ def train_rded_student(distilled: Distilled, teacher: Teacher, data: Dataset, ru
             group["lr"] = run["lr"] * rded_learning_rate_factor(epoch, epochs)
         for images, labels in rded_batches(distilled, data, run, seed, epoch):
             with torch.no_grad(), common.autocast(data.device):
-                student(images)  # released, for a figure on its log; it updates the BatchNorm statistics once more
-            loss = gift.training_step(student, teacher.model, optimizer, images, labels, run["loss"])
+                network(images)  # released, for a figure on its log; it updates the BatchNorm statistics once more
+            loss = gift.training_step(network, labeller, optimizer, images, labels, run["loss"])
         if epoch % 10 == 9 or epoch == epochs - 1:
             if not loss.isfinite():
                 raise UserError(f"the loss is {loss.item()} in epoch {epoch + 1}: training diverged")
@@ -201,7 +202,7 @@ def rded_settings(args, data: Dataset, teacher: Teacher, cell: Cell) -> dict:
         "stage": "rded protocol", "data": data.describe(), "images": info["digest"], "ipc": info["ipc"],
         "teacher": teacher.info["digest"], "arch": cell.arch, "width": data.default_width, "loss": cell.loss,
         "optimizer": cell.optimizer, **released, "lr": released["lr"] * (2 if twice else 1),
-        "epochs": args.epochs or 300, "precision": common.precision_on(data.device),
+        "epochs": args.epochs or 300, "precision": common.precision_on(data.device), "compile": args.compile,
         "batch_size": min(count, rded_batch_size(data.name, cell.arch, info["ipc"], data.num_classes)),
         "factor": (info["settings"] or {}).get("factor", 1),
         "enlarge": enlarged if enlarged > data.image_size and data.test.fit != "margin" else None,
@@ -364,6 +365,7 @@ def main():
         "teacher": teacher.info["digest"] if teacher else None, "archs": archs, "losses": losses,
         "optimizers": optimizers, "epochs": args.epochs, "seed": args.seed, "repeats": args.repeats,
         "labels": labels, "protocol": args.protocol or "gift", "precision": common.precision_on(data.device),
+        "compile": args.compile,
     }  # fmt: skip
     folder = common.stage_folder(args.out / data.name, "evaluate", settings)
     for kept in sets:

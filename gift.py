@@ -174,6 +174,7 @@ def train_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: di
     common.seed_torch(seed, common.WEIGHTS)
     student = common.build_model(run["arch"], data.num_classes, data.image_size, run["width"]).to(data.device)
     optimizer = OPTIMIZERS[run["optimizer"]](student.parameters(), run["lr"], **common.fused(data.device))
+    network, labeller = (common.compiled(model, run["compile"]) for model in (student, teacher.model))
     epochs = run["epochs"]
     progress = common.Progress(progress, student=student, optimizer=optimizer)
     first, kept = progress.load()
@@ -185,7 +186,7 @@ def train_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: di
         common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
         optimizer.param_groups[0]["lr"] = run["lr"] * learning_rate_factor(epoch, epochs)
         for images, labels in augmented_batches(distilled, data, run, seed, epoch):
-            loss = training_step(student, teacher.model, optimizer, images, labels, run["loss"])
+            loss = training_step(network, labeller, optimizer, images, labels, run["loss"])
         if epoch % 10 == 9 or epoch == epochs - 1:
             if not loss.isfinite():
                 raise UserError(f"the loss is {loss.item()} in epoch {epoch + 1}: training diverged (a smaller --lr?)")
@@ -226,6 +227,7 @@ def run_settings(args, data: Dataset, teacher: Teacher, distilled: Distilled) ->
         "epochs": args.epochs or epochs_for(data.name),
         "batch_size": batch_size_for(len(distilled.images)),
         "precision": common.precision_on(data.device),
+        "compile": args.compile,
         "view_factor": args.view_factor or mosaic,
     }
 

@@ -528,7 +528,7 @@ def train_student(
     common.seed_torch(seed, common.WEIGHTS)
     student = common.build_model(run["arch"], data.num_classes, data.image_size, run["width"]).to(data.device)
     optimizer = make_optimizer(student, run)
-    epochs, batches = run["epochs"], pool.settings["batches"]
+    network, epochs, batches = common.compiled(student, run["compile"]), run["epochs"], pool.settings["batches"]
     progress = common.Progress(progress_path, student=student, optimizer=optimizer)
     first, kept = progress.load()
     tau, history, before = kept or (1.0, [], 0.0)  # CA: tau is 1 at first
@@ -547,7 +547,7 @@ def train_student(
         label_temp = temperature / (1 - run["smoothing"])
         numbers = draw_label_batches(batches, pool.per_epoch, epoch, epochs, pool.settings["prune"], seed)
         for images, targets in pool.batches(numbers, distilled.images, data.colours, label_temp):
-            loss, logits = training_step(student, optimizer, images, targets, tau, factor)
+            loss, logits = training_step(network, optimizer, images, targets, tau, factor)
         history.append((round(temperature, 4), round(tau, 4)))
         if run["calibrate"]:
             tau = calibrate_temperature(logits, targets)
@@ -629,13 +629,13 @@ ABLATION = {  # P pruning, Q quantization, DKR dynamic knowledge reuse, CA calib
 }
 
 
-def run_settings(protocol: Protocol, data: Dataset, distilled: Distilled, pool: LabelPool, arch: str) -> dict:
+def run_settings(args, protocol: Protocol, data: Dataset, distilled: Distilled, pool: LabelPool, arch: str) -> dict:
     """All that a student's training rests on, but for its seed."""
     names = ("epochs", "optimizer", "lr", "weight_decay", "warmup", "reuse", "calibrate", "smoothing", "squared")
     return {
         "stage": "lpqld", "data": data.describe(), "images": distilled.info["digest"], "ipc": distilled.info["ipc"],
         "labels": pool.info["digest"], "arch": arch, "width": data.default_width,
-        "precision": common.precision_on(data.device),
+        "precision": common.precision_on(data.device), "compile": args.compile,
         "temperatures": [INITIAL, GAMMA, STEP, MINIMUM], **{name: getattr(protocol, name) for name in names},
     }  # fmt: skip
 
@@ -643,7 +643,7 @@ def run_settings(protocol: Protocol, data: Dataset, distilled: Distilled, pool: 
 def train_and_report(args, protocol: Protocol, data: Dataset, distilled: Distilled, pool: LabelPool, say=print) -> dict:
     """Students from this pool: their results, kept in a folder of their own; what they cost in labels."""
     arch, made = args.arch or data.default_arch, pool.settings
-    run = run_settings(protocol, data, distilled, pool, arch)
+    run = run_settings(args, protocol, data, distilled, pool, arch)
     ways = f"p{made['prune']:g}-k{made['top_k']}-{protocol.reuse}" + "-ca" * protocol.calibrate
     name = f"lpqld-{Path(distilled.info['folder']).resolve().name}-{arch}-{ways}"
     folder = common.stage_folder(args.out / data.name, name, run)

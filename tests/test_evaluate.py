@@ -339,7 +339,7 @@ def test_a_killed_student_of_rdeds_protocol_ends_as_an_uninterrupted_one(fashion
     _, teacher = small_teacher
     distilled = common.Distilled(fashion.train.images[::100], fashion.train.labels[::100], {"ipc": 5})
     run = {"arch": "conv3", "width": 4, "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01, "epochs": 12,
-           "batch_size": 20, "factor": 1, "loss": "kl", "enlarge": None}  # fmt: skip
+           "batch_size": 20, "factor": 1, "loss": "kl", "enlarge": None, "compile": False}  # fmt: skip
     whole = evaluate.train_rded_student(distilled, teacher, fashion, run, 0, tmp_path / "whole.pt")
     kill_at(monkeypatch, 5)
     with pytest.raises(Killed):

@@ -1,6 +1,7 @@
 """GIFT's formulas against numbers worked by hand, and its training protocol."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -180,3 +181,25 @@ def test_bf16_trains_what_fp32_trains(fashion, monkeypatch):
         assert loss.dtype == torch.float32 and {x.dtype for x in student.parameters()} == {torch.float32}
         losses[precision] = loss.item()
     assert losses["bf16"] != losses["fp32"] and losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_student_is_the_student():
+    student = common.build_model("conv3", 10, 8, 4)
+    images, fast = torch.randn(6, 3, 8, 8), common.compiled(student, True)
+    gradients = []
+    for network in (student, fast):
+        student.zero_grad()
+        gift.cosine_loss(network(images), torch.ones(6, 10)).backward()
+        gradients.append([weight.grad.clone() for weight in student.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
+    assert fast is not student and common.compiled(student, False) is student
+
+
+def test_compiling_where_nothing_compiles_is_one_line(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no compiler\nand a page of other words")
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(common.UserError, match=r"--compile: .* does not work here: no compiler$"):
+        common.compiled(torch.nn.Linear(1, 1), True)

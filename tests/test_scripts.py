@@ -247,7 +247,7 @@ def test_killed_stages_end_where_uninterrupted_ones_end(fashion, options, tmp_pa
     args.ipc = 2
     distilled = common.load_distilled(synthesize.distil("random", args, fashion, None), fashion)
     run = {"arch": "conv3", "width": 8, "loss": "gift", "optimizer": "sgd", "lr": 0.1, "epochs": 6, "batch_size": 8}
-    run["view_factor"] = 1
+    run |= {"view_factor": 1, "compile": False}
     student = gift.train_student(distilled, teacher, fashion, run, 0, tmp_path / "a.pt")
     del student["seconds"]
     setting = synthesize.Recovery(lr=0.1, r_bn=0.01, iterations=100, roll=(0, 4), crop=True)
