@@ -26,6 +26,7 @@ import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -150,8 +151,8 @@ def made_up(size: Size, device, count, classes=None):
 
 
 def together(batch, size, device):
-    """The steps whose views are made at once: fewer would leave the others' views for nothing."""
-    return common.steps_together(range(50), batch, size.side, device)[0]
+    """The steps whose views are made at once, of an epoch of ten (CIFAR-100 at IPC 10)."""
+    return common.steps_together(range(10), batch, size.side, device)[0]
 
 
 def network(size, device):
@@ -241,12 +242,14 @@ def label_pool(size, device, at, counting):
     data, distilled = made_up(size, device, batch * 2)
     teacher, top_k = frozen(size, device), min(size.classes, max(3, size.classes // 20))
     protocol = lpqld.Protocol(batch_size=batch, epochs=steps // 2, prune=0, top_k=top_k)
-    fixed = common.normalize(distilled.images[:batch], COLOURS)
+    groups = common.steps_together(range(steps), batch, size.side, device)  # that the teacher sees at once
+    some = distilled.images[torch.arange(batch * len(groups[0]), device=device) % (batch * 2)]
+    fixed = common.normalize(some, COLOURS)
 
     def limit():
         with torch.no_grad():
-            for _ in range(steps):
-                teacher.model(fixed)
+            for group in groups:
+                teacher.model(fixed[: batch * len(group)])
 
     def ours():
         make_pool(data, distilled, teacher, protocol)
@@ -279,7 +282,8 @@ def recover(teacher, data, groups, ipc, iterations, first=0):
         (x.running_mean.repeat(groups, 1), x.running_var.repeat(groups, 1)) for x in synthesize.batchnorms(teacher)
     ]
     setting = synthesize.Recovery(lr=0.1, r_bn=0.01, iterations=iterations, roll=(0, 4), crop=True)
-    synthesize.recover(teacher, targets, statistics_, setting, data, 0, ids, Path("none"))
+    with tempfile.TemporaryDirectory() as folder:  # no progress is found there
+        synthesize.recover(teacher, targets, statistics_, setting, data, 0, ids, Path(folder) / "progress.pt")
 
 
 def rded(size, device, at, counting, classes=2):
@@ -306,7 +310,8 @@ def teacher_epoch(size, device, at, counting):
     steps = together(batch, size, device)
     data, distilled = made_up(size, device, batch * len(steps))
     model = network(size, device)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True, **common.fused(device))
+    recipe = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, **common.fused(device)}
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, **recipe)
     optimizer = with_fused_kernels(optimizer) if counting else optimizer
     fixed = common.normalize(distilled.images[:batch], COLOURS)
 
@@ -333,6 +338,7 @@ def measure(row, name, device, precision, budget):
     device, size = common.pick_device(device, precision), SIZES[name]
     at = int(device.type != "cuda")  # which of a size's two numbers
     work = ROWS[row](size, device, at, False)
+    peak_memory(device)
     work.limit()
     limit_memory = peak_memory(device)
     work.ours()
@@ -352,8 +358,9 @@ def measure(row, name, device, precision, budget):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Without us: JPEGs from disk, cropped by PIL in a DataLoader with four workers, fp32, labels from a file per batch, as
-# the released code for LPQLD trains (GIFT's: the same, its DSA on the device); recovery of one class after the other
+# Without us, in fp32, with a DataLoader of four workers: JPEGs from disk, cropped by PIL, and labels from a file per
+# batch, as the released code for LPQLD trains; tensors in memory, normalised one by one, and DSA on the device, as GIFT's;
+# recovery of one class after the other
 
 
 class Files(torch.utils.data.Dataset):
@@ -375,6 +382,23 @@ class Files(torch.utils.data.Dataset):
         return transforms.normalize(transforms.to_tensor(image), *COLOURS)
 
 
+class Tensors(torch.utils.data.Dataset):
+    """Images in memory, as of a data.pt."""
+
+    def __init__(self, images):
+        self.images = images.cpu().float() / 255
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return transforms.normalize(self.images[index], *COLOURS)
+
+
+def loader_of(dataset, batch):
+    return torch.utils.data.DataLoader(dataset, batch, num_workers=4, pin_memory=True, persistent_workers=True)
+
+
 def files_and_loader(folder: Path, size, batch, count):
     generator = np.random.RandomState(0)
     paths = [folder / f"{number:05d}.jpg" for number in range(count)]
@@ -384,12 +408,12 @@ def files_and_loader(folder: Path, size, batch, count):
     files = Files(paths, size.side)
     for number in range(count // batch):
         torch.save(torch.zeros(batch, size.classes, dtype=torch.float16), folder / f"{number}.pt")
-    return torch.utils.data.DataLoader(files, batch, num_workers=4, pin_memory=True, persistent_workers=True)
+    return loader_of(files, batch)
 
 
 def gift_by_loader(size, device, at, folder):
     work, batch = gift_steps(size, device, at, False), size.batch[at]
-    loader = files_and_loader(folder, size, batch, work.images)
+    loader = loader_of(Tensors(made_up(size, device, work.images)[1].images), batch)
     teacher = network(size, device).eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
     student = network(size, device).to(memory_format=torch.contiguous_format)
     optimizer = torch.optim.AdamW(student.parameters(), 1e-3, weight_decay=1e-4)
@@ -474,6 +498,8 @@ def imagenet(arch, side, width, groups, iterations, device, precision):
     """A real pool of labels, an epoch of training, some iterations of recovery; and what a whole run then takes."""
     device = common.pick_device(device, precision)
     size = Size(arch, side, 1000, (128, 128), (groups, groups), (300, 300), width)
+    if not synthesize.batchnorms(network(size, "cpu")):
+        raise common.UserError(f"--arch {arch} has no BatchNorm layers: nothing to recover images from")
     data, distilled = made_up(size, device, 10_000)
     teacher, protocol, found = frozen(size, device), lpqld.Protocol(), {}
     with tempfile.TemporaryDirectory() as folder:
@@ -539,7 +565,10 @@ def gigabytes(count):
 def in_its_own_process(function, *arguments):
     """function(*arguments) in a fresh process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(function, *arguments).result()
+        try:
+            return process.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            raise common.UserError(f"{arguments[0]}: its process was killed; was memory too small?") from None
 
 
 def print_rows(args):

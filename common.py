@@ -324,8 +324,8 @@ VIEW_PIXELS = {"cpu": 10**5, "cuda": 4 * 10**6}  # on a CPU what its cache holds
 def steps_together(steps, images_per_step, side, device):
     """Lists of consecutive steps whose views are made at once: those of VIEW_PIXELS pixels.
 
-    A view is a function of its draws alone, so this changes no result; but at small sizes the launches of a view's
-    forty operations would take a GPU as long as the networks do.
+    A view is a function of its draws alone, so this changes no view; but at small sizes the launches of a view's forty
+    operations would take a GPU as long as the networks do.
     """
     at_once = max(1, VIEW_PIXELS.get(device.type, 10**6) // (images_per_step * side**2))
     steps = list(steps)
@@ -913,7 +913,8 @@ def teacher_draws(count: int, side: int, *seed: int) -> Tensor:
 def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int):
     """(normalised views, labels) of an epoch's steps; the last partial batch is dropped."""
     train, side = data.train, data.image_size
-    order = torch.from_numpy(random_stream(seed, TEACHER, ORDER, epoch).permutation(len(train))).to(train.device)
+    order = torch.from_numpy(random_stream(seed, TEACHER, ORDER, epoch).permutation(len(train)))
+    order = send(order, train.device) if train.resident else order
     together = steps_together(range(len(train) // batch_size), batch_size, side, train.device)
     parts = [order[steps[0] * batch_size : (steps[-1] + 1) * batch_size] for steps in together]
     for steps, (part, images) in zip(together, train.load_each(parts), strict=True):
@@ -921,7 +922,7 @@ def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int):
         draws = send(torch.cat(draws), train.device)
         views = resized_crop(normalize(images, data.colours), draws[:, :4], side, flip=draws[:, 4] > 0)
         views = views.contiguous(memory_format=torch.channels_last)
-        yield from zip(views.split(batch_size), train.labels[part].split(batch_size), strict=True)
+        yield from zip(views.split(batch_size), train.labels[part.to(train.device)].split(batch_size), strict=True)
 
 
 def teacher_step(model, optimizer, views: Tensor, labels: Tensor) -> Tensor:

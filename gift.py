@@ -141,7 +141,7 @@ def augmented_batches(distilled: Distilled, data: Dataset, run: dict, seed: int,
     """(images, labels) of an epoch's steps, shuffled, normalised and augmented as (seed, epoch, step) say."""
     side, device = data.image_size, data.device
     order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
-    batches = split_batches(order.to(device), run["batch_size"])
+    batches = split_batches(common.send(order, device), run["batch_size"])
     for steps in common.steps_together(range(len(batches)), run["batch_size"], side, device):
         sizes, batch = [len(batches[step]) for step in steps], torch.cat([batches[step] for step in steps])
         images = common.normalize(distilled.images[batch], data.colours)

@@ -219,7 +219,7 @@ class LabelPool(NamedTuple):
     def view(self, numbers: list[int], images: Tensor, colours) -> Tensor:
         """The views of label batches, one batch after the other."""
         rows, mix = self.rows(numbers), self.settings["view"]["mix"]
-        order, draws = torch.cat([self.order[r] for r in rows]), torch.cat([self.draws[r] for r in rows])
+        order, draws = torch.cat([self.order[r] for r in rows]), torch.cat([self.draws[r] for r in rows]).int()
         if mix == "cutmix":  # the number of another image of the batch
             start = 0
             for r in rows:

@@ -274,12 +274,15 @@ def test_bad_input_is_one_line_and_status_2(case, bad, in_process, tmp_path):
 
 
 def test_rded_protocol_of_the_release():
-    sizes = [evaluate.rded_batch_size("cifar10", "conv3", ipc, 10) for ipc in (1, 10, 50)]
-    assert sizes == [10, 50, 100]
-    assert evaluate.rded_batch_size("cifar100", "resnet18_modified", 10, 100) == 100
-    assert evaluate.rded_batch_size("cifar100", "conv3", 10, 100) == 25
-    assert evaluate.rded_batch_size("imagenet-1k", "resnet18", 10, 1000) == 100
-    assert {evaluate.rded_batch_size("tinyimagenet", "conv4", ipc, 200) for ipc in (1, 10, 50)} == {100}
+    size, rate, r18 = evaluate.rded_batch_size, evaluate.rded_learning_rate, "resnet18_modified"
+    assert [size("cifar10", "conv3", "conv3", ipc, 10) for ipc in (1, 10, 50)] == [10, 50, 100]
+    assert size("cifar100", r18, r18, 10, 100) == size("cifar100", r18, "conv3", 10, 100) == 100
+    assert size("cifar100", "conv3", "conv3", 10, 100) == 25
+    assert size("imagenet-1k", "resnet18", "resnet18", 10, 1000) == 100
+    assert {size("tinyimagenet", "conv4", "conv4", ipc, 200) for ipc in (1, 10, 50)} == {100}
+    assert rate("cifar100", "conv3", "conv3", "adamw") == 2e-3 and rate("cifar100", r18, "conv3", "adamw") == 1e-3
+    assert rate("imagenet-1k", "resnet18", "mobilenet_v2", "adamw") == 2.5e-3
+    assert rate("cifar10", "conv3", "conv3", "adamw") == 1e-3 and rate("cifar10", "conv3", "conv3", "sgd") == 0.1
     assert evaluate.rded_learning_rate_factor(0, 300) == 1
     assert evaluate.rded_learning_rate_factor(150, 300) == pytest.approx((1 + 2**-0.5) / 2)
     assert evaluate.rded_learning_rate_factor(300, 300) == pytest.approx(0.5)  # it ends at half

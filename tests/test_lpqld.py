@@ -439,3 +439,17 @@ def test_a_pool_made_on_a_cpu_serves_a_gpu(tmp_path):
         view = pool.view([number], distilled.images, data.colours)
         torch.testing.assert_close(again.view(number, moved.images, data.colours).cpu(), view, atol=1e-4, rtol=0)
         torch.testing.assert_close(again.targets([number], 2.0).cpu(), pool.targets([number], 2.0))
+
+
+def test_the_views_of_many_label_batches_at_once_are_those_of_each():
+    """More labels than int16 counts to: a partner's number within the group must not wrap around."""
+    settings = {"count": 40, "batch_size": 20, "batches": 1700, "images_per_pass": 40, "image_size": 8, "seed": 0,
+                "view": lpqld.view_recipe("cutmix", True)}  # fmt: skip
+    order, draws = lpqld.draw_views(settings)
+    pool = lpqld.LabelPool(settings, torch.empty(0), None, order, draws, {})
+    images = torch.randint(256, (40, 3, 8, 8), dtype=torch.uint8)
+    together = pool.view(list(range(1700)), images, common.CIFAR_COLOURS)
+    for number in (0, 1, 900, 1699):
+        alone = pool.view([number], images, common.CIFAR_COLOURS)
+        assert torch.equal(together[20 * number : 20 * number + 20], alone)
+    assert draws.dtype == torch.int16 and torch.equal(draws, lpqld.draw_views(settings)[1])  # nothing added to it
