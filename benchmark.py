@@ -359,7 +359,7 @@ def measure(row, name, device, precision, budget):
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Without us, in fp32, with a DataLoader of four workers: JPEGs from disk, cropped by PIL, and labels from a file per
-# batch, as the released code for LPQLD trains; tensors in memory, normalised one by one, and DSA on the device, as GIFT's;
+# batch, as the released code for LPQLD trains; tensors in memory, normalised one by one, DSA on the device, as GIFT's;
 # recovery of one class after the other
 
 
