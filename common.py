@@ -709,11 +709,11 @@ def colour_tensors(colours, device):
     return [torch.tensor(values, device=device).view(1, 3, 1, 1) for values in colours]
 
 
-def normalize(images: Tensor, colours) -> Tensor:
-    """uint8 images, or floats in [0, 1], [B, 3, S, S] -> float32 in units of the data set's colours, channels_last."""
+def normalize(images: Tensor, colours, memory_format=torch.channels_last) -> Tensor:
+    """uint8 images, or floats in [0, 1], [B, 3, S, S] -> float32 in units of the data set's colours."""
     mean, std = colour_tensors(colours, images.device)
     x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+    return ((x - mean) / std).contiguous(memory_format=memory_format)
 
 
 def read_sheets(split, count):
@@ -920,7 +920,8 @@ def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int):
     for steps, (part, images) in zip(together, train.load_each(parts), strict=True):
         draws = [teacher_draws(batch_size, side, seed, TEACHER, VIEW, epoch, step) for step in steps]
         draws = send(torch.cat(draws), train.device)
-        views = resized_crop(normalize(images, data.colours), draws[:, :4], side, flip=draws[:, 4] > 0)
+        images = normalize(images, data.colours, torch.contiguous_format)  # as the crop's products want them
+        views = resized_crop(images, draws[:, :4], side, flip=draws[:, 4] > 0)
         views = views.contiguous(memory_format=torch.channels_last)
         yield from zip(views.split(batch_size), train.labels[part.to(train.device)].split(batch_size), strict=True)
 

@@ -160,7 +160,8 @@ def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, sca
 def label_view(images: Tensor, draws: Tensor, mix: str, colours) -> Tensor:
     """Views [B, 3, S, S], normalised, of images (uint8, or floats in [0, 1]) as drawn by view_draws [B, 12]."""
     side, draws = images.shape[-1], draws.float()
-    x = common.resized_crop(common.normalize(images, colours), draws[:, :4], side, flip=draws[:, 4] > 0)
+    x = common.normalize(images, colours, torch.contiguous_format)  # as the crop's products want them
+    x = common.resized_crop(x, draws[:, :4], side, flip=draws[:, 4] > 0)
     if mix != "none":
         pixel = torch.arange(side, device=x.device)
         inside = (pixel >= draws[:, 5:7, None]) & (pixel < draws[:, 7:9, None])  # [B, 2, S]
