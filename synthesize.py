@@ -145,11 +145,8 @@ def batchnorms(model: nn.Module) -> list[nn.BatchNorm2d]:
 class MeanAndVariance(torch.autograd.Function):
     """Mean and biased variance over the middle dimension of [G, N, C], each [G, C]: torch.var_mean, only faster.
 
-    Its backward is one pass over the pixels instead of four. On a CPU its forward goes through pieces that stay in the
-    cache, and takes a tenth of the time.
+    Its backward is one pass over the pixels instead of four, and its forward on a CPU takes a quarter of the time.
     """
-
-    CACHED = 2**19  # numbers in a piece: 2 MiB
 
     @staticmethod
     def forward(ctx, x):
@@ -157,8 +154,7 @@ class MeanAndVariance(torch.autograd.Function):
             var, avg = torch.var_mean(x, dim=1, correction=0)
         else:
             avg = x.mean(1)
-            pieces = x.split(max(1, MeanAndVariance.CACHED // (len(x) * x.shape[2])), dim=1)
-            var = sum((piece - avg[:, None]).square_().sum(1) for piece in pieces) / x.shape[1]
+            var = (x - avg[:, None]).square_().mean(1)
         ctx.save_for_backward(x, avg)
         return avg, var
 
