@@ -249,7 +249,7 @@ def label_pool(size, device, at, counting):
     def limit():
         with torch.no_grad():
             for group in groups:
-                common.in_pieces(teacher.model, fixed[: batch * len(group)])
+                teacher.model(fixed[: batch * len(group)])
 
     def ours():
         make_pool(data, distilled, teacher, protocol)
@@ -297,7 +297,7 @@ def rded(size, device, at, counting, classes=2):
     def limit():
         with torch.no_grad():
             for n in sizes:
-                common.in_pieces(teacher.model, fixed[:n])
+                teacher.model(fixed[:n])
 
     def ours():
         synthesize.rded(data, teacher, min(10, images), 1, 0)
@@ -344,8 +344,7 @@ def measure(row, name, device, precision, budget):
     work.ours()
     memory = peak_memory(device)
     ours, limit = compare(work.ours, work.limit, device, budget)
-    for pixels in (common.VIEW_PIXELS, common.SEEN_PIXELS):
-        pixels["cpu"] = pixels["cuda"]  # counted as on a GPU
+    common.VIEW_PIXELS["cpu"] = common.VIEW_PIXELS["cuda"]  # counted as on a GPU
     counted = ROWS[row.removesuffix(" --compile")](size, device, at, True)
     counts = [operators(part) / counted.steps for part in (counted.ours, counted.limit)]
     if "--compile" in row:

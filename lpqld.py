@@ -332,7 +332,7 @@ def make_pool(distilled: Distilled, teacher: Teacher, data: Dataset, settings: d
     for numbers in pool.together(range(first, settings["batches"])):
         first_rows, *_, last_rows = 2 * pool.rows(numbers)
         rows = slice(first_rows.start, last_rows.stop)
-        logits = common.in_pieces(teacher.model, pool.view(numbers, distilled.images, data.colours))
+        logits = teacher.model(pool.view(numbers, distilled.images, data.colours))
         if full:
             values[rows] = logits.half()
         else:
@@ -584,7 +584,7 @@ def teacher_features(teacher: nn.Module, images: Tensor, colours) -> Tensor:
     """Inputs [N, D] of the last linear layer for the plain images; the logits of a network without one."""
     linear, taken = [layer for layer in teacher.modules() if isinstance(layer, nn.Linear)], []
     hook = linear[-1].register_forward_pre_hook(lambda layer, inputs: taken.append(inputs[0])) if linear else None
-    logits = [common.in_pieces(teacher, common.normalize(part, colours)) for part in images.split(200)]
+    logits = [teacher(common.normalize(part, colours)) for part in images.split(200)]
     if hook:
         hook.remove()
     return torch.cat(taken or logits)

@@ -413,11 +413,3 @@ def test_precision_and_colours_from_the_command_line(options, monkeypatch):
     data = common.load_dataset(options("--device", "cpu"))
     assert common.precision_on(data.device) == "fp32" and data.colours == common.FASHION_COLOURS
     assert common.precision_on(torch.device("cuda")) == "bf16"
-
-
-def test_a_forward_in_pieces_is_the_forward(monkeypatch):
-    monkeypatch.setitem(common.SEEN_PIXELS, "cpu", 5 * 8**2)
-    model, images, seen = common.build_model("conv3", 3, 8, 4).eval(), torch.randn(12, 3, 8, 8), []
-    model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    torch.testing.assert_close(common.in_pieces(model, images), model(images))
-    assert seen == [5, 5, 2, 12]
