@@ -1,7 +1,7 @@
-"""What the scripts share: errors, stages, options, augmentation seeds, networks, data sets, teachers, distilled sets.
+"""What the scripts share: augmentation seeds, views, networks, data sets, teachers, stages, options.
 
 A helper stands here when two scripts need it and no paper is about it; what a paper is about stands in its own script.
-The functions on plain tensors (ConvNet, resized_crop, dsa, ...) need torch and numpy alone and can be lifted out.
+Seeds, views and networks come first: they need torch and numpy alone and can be lifted out.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import re
+import secrets
 import shlex
 import statistics
 import sys
@@ -33,317 +34,6 @@ from torchvision.transforms import functional as pil_transforms
 from tqdm import tqdm
 
 # ---------------------------------------------------------------------------------------------------------------------
-# User errors, files, stages
-
-
-class UserError(ValueError):
-    """What the user can put right: a script prints it as one line on stderr and ends with status 2."""
-
-
-def run_script(main):
-    """Run a script's main(): bad input, or a file that cannot be read or written, is one line on stderr, status 2."""
-    try:
-        main()
-    except BrokenPipeError:  # `| head` has read enough
-        sys.exit(1)
-    except (UserError, OSError, RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch's ways to say that memory ran out
-            raise
-        print(f"error: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-
-
-def write_atomically(path: Path, write):
-    """Call write(a path beside `path`), then rename into place: a reader finds the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def save_json(path, content):
-    write_atomically(path, lambda beside: beside.write_text(json.dumps(content, indent=2) + "\n"))
-
-
-def read_json(path) -> dict:
-    try:
-        return json.loads(Path(path).read_text())
-    except ValueError:
-        raise UserError(f"{path} is damaged: delete it, and what it held is made again") from None
-
-
-def save_tensors(path, content):
-    write_atomically(path, lambda beside: torch.save(content, beside))
-
-
-def load_tensors(path, what):
-    """A torch file of plain tensors and numbers on the CPU; nothing in the file is executed (weights_only)."""
-    # torchvision's training scripts, and so many published teachers, store their options beside the weights.
-    torch.serialization.add_safe_globals([argparse.Namespace])
-    if not Path(path).is_file():
-        raise UserError(f"{what}: there is no file {path}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the reader fail in many ways; each means the same to the user
-        raise UserError(
-            f"{what}: {path} is not a whole torch file of plain tensors ({type(error).__name__}): truncated, damaged, "
-            "or holding objects that would run code"
-        ) from None
-
-
-def digest(content) -> str:
-    """Eight hex digits that name some settings, or a dict of tensors (names, types, shapes and every byte)."""
-    sha = hashlib.sha256()
-    if isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values()):
-        for name, value in content.items():
-            sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            sha.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    else:
-        sha.update(json.dumps(content, sort_keys=True).encode())
-    return sha.hexdigest()[:8]
-
-
-def made_with(device) -> dict:
-    """Command, hardware, versions and date, to stand beside a result."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
-    return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "device": f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else name,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def read_settings(folder: Path) -> dict:
-    """settings.json of a stage: {"settings": ...}, with "made_with" once the stage is finished; {} if there is none."""
-    try:
-        kept = read_json(folder / "settings.json")
-    except (OSError, ValueError):
-        return {}
-    return kept if isinstance(kept, dict) and isinstance(kept.get("settings"), dict) else {}
-
-
-def stage_folder(parent: Path, name: str, settings: dict) -> Path:
-    """The folder of the stage with these settings: `name`, or `name-<digest>` where `name` was made with others."""
-    settings = json.loads(json.dumps(settings))  # as they will be read back: tuples are lists
-    for folder in (parent / name, parent / f"{name}-{digest(settings)}"):
-        try:
-            folder.mkdir(parents=True)  # fails if it is there: of two processes at once one gets the name
-            save_json(folder / "settings.json", {"settings": settings})
-        except FileExistsError:
-            pass
-        if read_settings(folder).get("settings") == settings:
-            return folder
-    raise UserError(f"{folder} holds no settings.json of its own: move it away")
-
-
-def finish_stage(folder: Path, device):
-    save_json(folder / "settings.json", {**read_settings(folder), "made_with": made_with(device)})
-
-
-class Progress:
-    """Where a killed training goes on: the epoch and the states of model and optimizer, kept about once a minute."""
-
-    def __init__(self, path: Path, **modules):
-        self.path, self.modules, self.written = path, modules, time.monotonic()
-
-    def load(self):
-        """(first epoch to run, what `save` was given beside); (0, None) if nothing was kept."""
-        if not self.path.exists():
-            return 0, None
-        kept = load_tensors(self.path, "progress of a stopped run (delete it to begin again)")
-        for name, module in self.modules.items():
-            module.load_state_dict(kept[name])
-        return kept["epoch"], kept["beside"]
-
-    def save(self, epoch, beside=None, every_seconds=60.0):
-        """`beside`: what else is kept, or a function that makes it, called only when it is time to write."""
-        if time.monotonic() - self.written >= every_seconds:
-            states = {name: module.state_dict() for name, module in self.modules.items()}
-            beside = beside() if callable(beside) else beside
-            save_tensors(self.path, {"epoch": epoch, "beside": beside, **states})
-            self.written = time.monotonic()
-
-
-def repeat(train, seeds, folder: Path, device, say=print) -> list[dict]:
-    """train(seed, progress path) for each seed, kept as seed<n>.json in `folder` and read from there the next time."""
-    students = []
-    for seed in seeds:
-        kept, progress = folder / f"seed{seed}.json", folder / f"seed{seed}.progress.pt"
-        if kept.exists():
-            say(f"reusing {kept}")
-        else:
-            save_json(kept, {**train(seed, progress), "made_with": made_with(device)})
-            progress.unlink(missing_ok=True)
-        students.append(read_json(kept))
-    return students
-
-
-def mean_std(values: list[float]) -> dict:
-    """Mean and population standard deviation over repeats, as GIFT's released code reports them."""
-    return {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "values": values}
-
-
-def scores(students: list[dict]) -> dict:
-    """Last-epoch accuracy on the test set, the result; where there are `checks`, the best of them too, which is not."""
-    result = {name: mean_std([student[name] for student in students]) for name in ("top1", "top5")}
-    if all("checks" in student for student in students):
-        best = [max(top1 for _, top1, _ in student["checks"]) for student in students]
-        result["best_check_top1"] = mean_std(best)
-    return result
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Options and device
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one line, as all others here are."""
-
-    def error(self, message):
-        raise UserError(f"{message} ({self.prog} --help lists the options)")
-
-
-def at_least(least, kind=int, most=2**31):
-    def convert(text):
-        value = kind(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"must be from {least} to {most}, not {text}")
-        return value
-
-    convert.__name__ = f"number from {least} to {most}"  # what argparse calls it in its message
-    return convert
-
-
-def common_options(description) -> Parser:
-    """The options that every script has, with the same meaning."""
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--dataset", default="fashion", help=f"{', '.join(DATASETS)}, or a directory with train/ and val/ or test/")
-    add("--image-size", type=at_least(8), help="side of the images in pixels (default: the data set's)")
-    add("--colours", choices=COLOURS, help="normalisation (default: the data set's; tiny: SRe2L's for Tiny-ImageNet)")
-    add("--data-root", type=Path, default=Path("data"), help="where data sets lie or are downloaded to (default: data)")
-    add("--ipc", type=at_least(1), help="images per class (default: 10, or what --images holds)")
-    add("--arch", help="student: conv3 ... conv6, resnet18_modified or any torchvision classification model")
-    add("--teacher-arch", help="teacher (default: the student's)")
-    add("--teacher", type=Path, help="teacher checkpoint, ours or a published one (default: train one, once)")
-    add("--teacher-epochs", type=at_least(1), help="epochs of the teacher's training (default: by data set)")
-    add("--width", type=at_least(1), help="channels of a ConvNet (default: 128 as in the papers, 64 on fashion)")
-    add("--compile", action="store_true", help="students through torch.compile: for small networks on a GPU")
-    add("--seed", type=at_least(0), default=0, help="of everything random (default: 0)")
-    add("--device", help="cuda, cpu, ... (default: cuda if there is one)")
-    add("--precision", choices=("fp32", "bf16"), help="of training and testing (default: bf16 on cuda, else fp32)")
-    add("--out", type=Path, default=Path("runs"), help="where finished stages are kept and found again (default: runs)")
-    return parser
-
-
-def keep_freed_memory():
-    """Let glibc keep the memory that torch frees (mallopt(3): M_TRIM_THRESHOLD, M_MMAP_MAX); no result depends on it.
-
-    By default it gives large blocks back to the system, and a CPU run spends up to a third of its time on fresh zeroed
-    pages. Nothing is done where there is no glibc.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(-1, 2**31 - 1)
-        libc.mallopt(-4, 0)
-
-
-PRECISION = None  # --precision; None: bf16 on CUDA, fp32 elsewhere
-
-
-def pick_device(name=None, precision=None):
-    global PRECISION
-    PRECISION = precision
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
-    if device.type == "cpu":
-        keep_freed_memory()
-    if device.type == "cuda":  # same seed, same device, same result: for every network that torch can do so for
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
-    return device
-
-
-def precision_on(device) -> str:
-    return PRECISION or ("bf16" if device.type == "cuda" else "fp32")
-
-
-def autocast(device):
-    """bf16 where --precision says so; losses are taken in fp32 outside it."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_on(device) == "bf16")
-
-
-def compiled(model: nn.Module, wanted: bool):
-    """With --compile, the same network with the same weights through torch.compile, in fewer, larger operations.
-
-    One compilation for each shape: a resumed run computes what an uninterrupted one does.
-    """
-    if not wanted:
-        return model
-    try:
-        torch.compile(torch.neg)(torch.zeros(2, device=next(model.parameters()).device))
-    except Exception as error:  # no compiler, no Triton, a Python too new: torch has many ways to say so
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"--compile: torch.compile does not work here: {reason[0]}") from None
-    return torch.compile(model, dynamic=False)
-
-
-def fused(device) -> dict:
-    """For torch's optimizers: one launch for all weights on CUDA, torch's default elsewhere."""
-    return {"fused": True} if device.type == "cuda" else {}
-
-
-@contextmanager
-def written_once():
-    """For a scatter that writes each place once: that is deterministic as it is; torch's deterministic version stops
-    a GPU (index_put sorts the indices and reads their maximum back)."""
-    mode = torch.get_deterministic_debug_mode()
-    torch.set_deterministic_debug_mode("default")
-    try:
-        yield
-    finally:
-        torch.set_deterministic_debug_mode(mode)
-
-
-VIEW_PIXELS = {"cpu": 10**5, "cuda": 4 * 10**6}  # on a CPU what its cache holds
-
-
-def steps_together(steps, images_per_step, side, device):
-    """Lists of consecutive steps whose views are made at once: those of VIEW_PIXELS pixels.
-
-    A view is a function of its draws alone, so this changes no view; but at small sizes the launches of a view's forty
-    operations would take a GPU as long as the networks do.
-    """
-    at_once = max(1, VIEW_PIXELS.get(device.type, 10**6) // (images_per_step * side**2))
-    steps = list(steps)
-    return [steps[i : i + at_once] for i in range(0, len(steps), at_once)]
-
-
-def read_ahead(read, items):
-    """(item, read(item)) for each item; while one is in use the next is read, in a thread."""
-    items = list(items)
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(read, items[0]) if items else None
-        for i, item in enumerate(items):
-            ready = coming.result()
-            coming = reader.submit(read, items[i + 1]) if i + 1 < len(items) else None
-            yield item, ready
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # Augmentation seeds: a view is a pure function of its seed
 
 
@@ -356,11 +46,6 @@ def random_stream(*seed: int) -> np.random.RandomState:
     return np.random.RandomState(seed)
 
 
-def send(draws: Tensor, device) -> Tensor:
-    """Small host tensors to the device without stopping it."""
-    return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)
-
-
 # Purposes: they follow the run's seed, so that no two uses share a stream.
 TEACHER, ORDER, VIEW, CHOICE, CROPS, NOISE, TILES, WEIGHTS, LABELS = range(9)
 
@@ -370,52 +55,15 @@ def seed_torch(*seed: int):
     torch.manual_seed(int(random_stream(*seed).randint(2**31 - 1)))
 
 
-def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
-    """One DSA ("DiffAug") view for each image of a batch, as numbers: float32 [B, 12].
-
-    Columns: flip (0 or 1), brightness, saturation, contrast, the six entries of the 2 x 3 sampling matrix, and the
-    cutout's first row and column. Flip with p = 0.5; brightness U(-0.5, 0.5); saturation U(0, 2); contrast U(0.5, 1.5);
-    then for the whole batch ONE of crop (integer shift in +-int(S/8 + 0.5) per axis), scale (the sampling grid times
-    U(1/1.2, 1.2) per axis) or rotate (U(-15, 15) degrees); cutout of side int(S/2 + 0.5), centre uniform.
-    Source: GIFT's released code, utils/transforms.py, DiffAug(color_crop_cutout_flip_scale_rotate, batch=False).
-    """
-    stream = random_stream(*seed)
-    kind = int(3 * stream.random_sample())  # the one draw per batch
-    flip, brightness, saturation, contrast, a, b, row, column = stream.random_sample((batch_size, 8)).T
-    one, zero = np.ones(batch_size), np.zeros(batch_size)
-    if kind == 0:
-        reach = int(side / 8 + 0.5)
-        down, right = (2 / side * (np.floor(u * (2 * reach + 1)) - reach) for u in (a, b))  # the grid spans 2
-        matrix = [one, zero, right, zero, one, down]
-    elif kind == 1:
-        across, along = (1 / 1.2 + u * (1.2 - 1 / 1.2) for u in (a, b))
-        matrix = [across, zero, zero, zero, along, zero]
-    else:
-        angle = math.radians(15) * (2 * a - 1)
-        matrix = [np.cos(angle), -np.sin(angle), zero, np.sin(angle), np.cos(angle), zero]
-    hole = int(side / 2 + 0.5)
-    row, column = (np.floor(u * (side + 1 - hole % 2)) - hole // 2 for u in (row, column))
-    columns = [flip < 0.5, brightness - 0.5, 2 * saturation, contrast + 0.5, *matrix, row, column]
-    return torch.from_numpy(np.stack(columns, 1).astype(np.float32))
+def send(draws: Tensor, device) -> Tensor:
+    """Small host tensors to the device without stopping it."""
+    if device.type == "cuda":
+        return draws.pin_memory().to(device, non_blocking=True)
+    return draws.to(device)
 
 
-def dsa(images: Tensor, draws: Tensor) -> Tensor:
-    """DSA views of normalised images [B, 3, S, S], as drawn by dsa_draws; what is empty is 0, the mean colour."""
-    side = images.shape[-1]
-    flip, brightness, saturation, contrast = draws[:, :4].T[:, :, None, None, None]
-    x = torch.where(flip > 0, images.flip(3), images) + brightness
-    pixel_mean = x.mean(1, keepdim=True)
-    x = (x - pixel_mean) * saturation + pixel_mean
-    image_mean = x.mean((1, 2, 3), keepdim=True)
-    x = (x - image_mean) * contrast + image_mean
-    grid = F.affine_grid(draws[:, 4:10].reshape(-1, 2, 3), list(x.shape), align_corners=False)
-    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    offset = (
-        torch.arange(side, device=x.device) - draws[:, 10:, None]
-    )  # [B, 2, S]: rows and columns from the hole's edge
-    inside = (offset >= 0) & (offset < int(side / 2 + 0.5))
-    x = x.masked_fill((inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0.0)
-    return x.contiguous(memory_format=torch.channels_last)
+# ---------------------------------------------------------------------------------------------------------------------
+# Views
 
 
 def crop_boxes(u: np.ndarray, height, width, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)) -> np.ndarray:
@@ -426,11 +74,15 @@ def crop_boxes(u: np.ndarray, height, width, scale=(0.08, 1.0), ratio=(3 / 4, 4 
     """
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
     aspect = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * u[..., 1])
-    h, w = np.rint(np.sqrt(area / aspect)), np.rint(np.sqrt(area * aspect))
-    top, left = np.floor(u[..., 2] * (height - h + 1)), np.floor(u[..., 3] * (width - w + 1))
+    h = np.rint(np.sqrt(area / aspect))
+    w = np.rint(np.sqrt(area * aspect))
+    top = np.floor(u[..., 2] * (height - h + 1))
+    left = np.floor(u[..., 3] * (width - w + 1))
     fits = (h >= 1) & (w >= 1) & (h <= height) & (w <= width)
-    first = np.take_along_axis(np.stack([top, left, h, w], -1), fits.argmax(-1)[..., None, None], -2)[..., 0, :]
-    h, w = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))
+    tries = np.stack([top, left, h, w], -1)
+    first = np.take_along_axis(tries, fits.argmax(-1)[..., None, None], -2)[..., 0, :]
+    h = min(height, round(width / ratio[0]))
+    w = min(width, round(height * ratio[1]))
     central = np.array([(height - h) // 2, (width - w) // 2, h, w])
     return np.where(fits.any(-1)[..., None], first, central).astype(np.int64)
 
@@ -467,23 +119,43 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flip=None, roll=None)
     return rows[:, None] @ images @ columns[:, None].transpose(2, 3)
 
 
-def crop_flip_roll_draws(count: int, side: int, roll: tuple[int, int], crop: bool, *seed: int) -> Tensor:
-    """`count` views for synthesis, int64 [count, 7]: crop box (4), flip, roll down and right (inclusive range `roll`).
+@lru_cache
+def colour_tensors(colours, device):
+    """Mean and standard deviation of the colours, each [1, 3, 1, 1]; kept, as copying them costs a GPU a stop."""
+    return [torch.tensor(values, device=device).view(1, 3, 1, 1) for values in colours]
 
-    Without `crop` the box is the whole image and nothing is flipped (SRe2L on CIFAR).
+
+def normalize(images: Tensor, colours, memory_format=torch.channels_last) -> Tensor:
+    """uint8 images, or floats in [0, 1], [B, 3, S, S] -> float32 in units of the data set's colours."""
+    mean, std = colour_tensors(colours, images.device)
+    x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    return ((x - mean) / std).contiguous(memory_format=memory_format)
+
+
+VIEW_PIXELS = {"cpu": 10**5, "cuda": 4 * 10**6}  # on a CPU what its cache holds
+
+
+def steps_together(steps, images_per_step, side, device):
+    """Lists of consecutive steps whose views are made at once: those of VIEW_PIXELS pixels.
+
+    A view is a function of its draws alone, so this changes no view; but at small sizes the launches of a view's forty
+    operations would take a GPU as long as the networks do.
     """
-    u = random_stream(*seed).random_sample((count, 43))
-    boxes = crop_boxes(u[:, :40].reshape(count, 10, 4), side, side) if crop else np.tile([0, 0, side, side], (count, 1))
-    flip = (u[:, 40:41] < 0.5) & crop
-    shift = roll[0] + np.floor(u[:, 41:] * (roll[1] - roll[0] + 1))
-    return torch.from_numpy(np.concatenate([boxes, flip, shift], 1).astype(np.int64))
+    at_once = max(1, VIEW_PIXELS.get(device.type, 10**6) // (images_per_step * side**2))
+    steps = list(steps)
+    return [steps[i : i + at_once] for i in range(0, len(steps), at_once)]
+
+
+def split_batches(order: Tensor, batch_size: int) -> list[Tensor]:
+    """The last partial batch is kept; a last single image (BatchNorm on 1 x 1 maps refuses it) joins the one before."""
+    batches = list(order.split(batch_size))
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Networks
-
-
-CONVNETS = r"conv[3-6]"
 
 
 class ConvNet(nn.Module):
@@ -506,12 +178,8 @@ class ConvNet(nn.Module):
         return self.classifier(x.flatten(1))
 
 
-def check_side(model: nn.Module, arch, image_size):
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, image_size, image_size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UserError(f"{arch} does not take images of {image_size} px: {' '.join(str(error).split())}") from None
+def is_convnet(arch) -> bool:
+    return re.fullmatch(r"conv[3-6]", arch or "") is not None
 
 
 def build_model(arch: str, num_classes: int, image_size: int, width: int = 128) -> nn.Module:
@@ -521,101 +189,136 @@ def build_model(arch: str, num_classes: int, image_size: int, width: int = 128) 
     64 px); or any torchvision classification model by name. UserError where there is no such model, or where it cannot
     take that side.
     """
-    base = arch.removesuffix("_modified")
-    if re.fullmatch(CONVNETS, arch):
-        if image_size < 2 ** int(arch[-1]):
-            raise UserError(f"{arch} halves the side {arch[-1]} times: images of {image_size} px are too small for it")
-        model = ConvNet(int(arch[-1]), num_classes, image_size, width)
-    elif base in torchvision.models.list_models(module=torchvision.models) and (arch == base or "resne" in base):
-        more = {"image_size": image_size} if base.startswith("vit_") else {}
-        if base in ("googlenet", "inception_v3"):
-            more = {"aux_logits": False, "init_weights": True}
-        try:
-            model = torchvision.models.get_model(base, weights=None, num_classes=num_classes, **more)
-            if arch != base:
-                model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-                model.maxpool = nn.Identity()
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise UserError(f"{arch} is not for images of {image_size} px: {' '.join(str(error).split())}") from None
-        check_side(model, arch, image_size)
+    if is_convnet(arch):
+        depth = int(arch[-1])
+        if image_size < 2**depth:
+            raise UserError(f"{arch} halves the side {depth} times: images of {image_size} px are too small for it")
+        model = ConvNet(depth, num_classes, image_size, width)
     else:
-        raise UserError(f"there is no network '{arch}': conv3 ... conv6, resnet18_modified or a torchvision model")
+        model = build_torchvision_model(arch, num_classes, image_size)
     return model.train().to(memory_format=torch.channels_last)
+
+
+def build_torchvision_model(arch: str, num_classes: int, image_size: int) -> nn.Module:
+    name = arch.removesuffix("_modified")
+    modified = name != arch
+    if name not in torchvision.models.list_models(module=torchvision.models) or (modified and "resne" not in name):
+        raise UserError(f"there is no network '{arch}': conv3 ... conv6, resnet18_modified or a torchvision model")
+    more = {}
+    if name.startswith("vit_"):
+        more = {"image_size": image_size}
+    elif name in ("googlenet", "inception_v3"):
+        more = {"aux_logits": False, "init_weights": True}
+    with refused(f"{arch} is not for images of {image_size} px", RuntimeError, AssertionError, ValueError):
+        model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **more)
+        if modified:
+            model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+            model.maxpool = nn.Identity()
+        try_side(model, image_size)
+    return model
+
+
+@torch.no_grad()
+def try_side(model: nn.Module, image_size: int):
+    model.eval()(torch.zeros(1, 3, image_size, image_size))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Data sets
 
-# GIFT's code, also for Tiny-ImageNet; RDED's, on every set
-IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-TINY_COLOURS = ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262))  # SRe2L's and LPLD's code for Tiny-ImageNet
-CIFAR_COLOURS = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # GIFT's and SRe2L's code
-RAW_COLOURS = ((0.0,) * 3, (1.0,) * 3)  # LPQLD's code: no normalisation for ImageNet-21K
-FASHION_COLOURS = ((0.2190,) * 3, (0.3318,) * 3)  # ours: Fashion-MNIST's training images, padded to 32 px
-COLOURS = {"imagenet": IMAGENET_COLOURS, "tiny": TINY_COLOURS, "cifar": CIFAR_COLOURS, "none": RAW_COLOURS}
+COLOURS = {  # mean and standard deviation of red, green, blue
+    # GIFT's code, also for Tiny-ImageNet; RDED's, on every set
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # SRe2L's and LPLD's code for Tiny-ImageNet
+    "tiny": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+    # GIFT's and SRe2L's code
+    "cifar": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    # LPQLD's code for ImageNet-21K: no normalisation
+    "none": ((0.0,) * 3, (1.0,) * 3),
+    # ours: Fashion-MNIST's training images, padded to 32 px
+    "fashion": ((0.2190,) * 3, (0.3318,) * 3),
+}
 
 
-class Defaults(NamedTuple):
-    """What a data set implies unless told otherwise; sides are for ConvNets and for all other networks."""
+class Preset(NamedTuple):
+    """What a data set implies unless told otherwise."""
 
-    conv_side: int
-    side: int
+    conv_side: int  # side of the images in pixels for ConvNets
+    side: int  # ... and for all other networks
     arch: str
-    colours: tuple
+    colours: str
     teacher_epochs: int
-    where: str  # to get it
+    fit: str  # how a test image of another side is brought to ours, see Split.test_view
+    folders: tuple  # names that it may have under --data-root; none where there is nothing to look for
+    source: str
 
 
-FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
+IMAGENET = "class folders of https://image-net.org"
+FASTAI = "https://github.com/fastai/imagenette"
+TINY = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+MIIL = "https://github.com/Alibaba-MIIL/ImageNet21K (-P, as train/ and val/)"
 DATASETS = {
-    "fashion": Defaults(32, 32, "conv3", FASHION_COLOURS, 12, "it lies in this repository, in data/fashion"),
-    "fashionmnist": Defaults(32, 32, "conv3", FASHION_COLOURS, 20, "torchvision downloads it"),
-    "cifar10": Defaults(32, 32, "conv3", CIFAR_COLOURS, 60, "torchvision downloads it"),
-    "cifar100": Defaults(32, 32, "conv3", CIFAR_COLOURS, 60, "torchvision downloads it"),
-    "tinyimagenet": Defaults(64, 64, "conv4", IMAGENET_COLOURS, 60, "http://cs231n.stanford.edu/tiny-imagenet-200.zip"),
-    "imagenette": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "https://github.com/fastai/imagenette"),
-    "imagewoof": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "https://github.com/fastai/imagenette"),
-    "imagenet-10": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "class folders of https://image-net.org"),
-    "imagenet-100": Defaults(128, 224, "resnet18", IMAGENET_COLOURS, 100, "class folders of https://image-net.org"),
-    "imagenet-1k": Defaults(64, 224, "resnet18", IMAGENET_COLOURS, 90, "https://image-net.org"),
-    "imagenet-21k": Defaults(
-        224, 224, "resnet18", RAW_COLOURS, 80, "https://github.com/Alibaba-MIIL/ImageNet21K (-P, as train/ and val/)"
+    "fashion": Preset(32, 32, "conv3", "fashion", 12, "cut", (), "it lies in this repository, in data/fashion"),
+    "fashionmnist": Preset(32, 32, "conv3", "fashion", 20, "cut", (), "torchvision downloads it"),
+    "cifar10": Preset(32, 32, "conv3", "cifar", 60, "cut", (), "torchvision downloads it"),
+    "cifar100": Preset(32, 32, "conv3", "cifar", 60, "cut", (), "torchvision downloads it"),
+    "tinyimagenet": Preset(64, 64, "conv4", "imagenet", 60, "cut", ("tiny-imagenet-200", "tinyimagenet"), TINY),
+    "imagenette": Preset(
+        128, 224, "resnet18", "imagenet", 100, "margin", ("imagenette2", "imagenette", "imagenette2-320"), FASTAI
     ),
-}
-FOLDERS = {  # names under --data-root that a set of folders may have
-    "tinyimagenet": ("tiny-imagenet-200", "tinyimagenet"),
-    "imagenette": ("imagenette2", "imagenette", "imagenette2-320"),
-    "imagewoof": ("imagewoof2", "imagewoof", "imagewoof2-320"),
-    "imagenet-10": ("imagenet-10",),
-    "imagenet-100": ("imagenet-100",),
-    "imagenet-1k": ("imagenet-1k", "imagenet"),
-    "imagenet-21k": ("imagenet-21k", "imagenet21k_resized"),
-}
-SQUEEZED = ("imagenet-21k",)  # test views are resized to a square, without regard to their ratio (LPQLD's code)
-RESIDENT_BYTES = (
-    8 << 30
-)  # up to this size a split is kept on the device; ImageNet-1K's training images are read as needed
+    "imagewoof": Preset(
+        128, 224, "resnet18", "imagenet", 100, "margin", ("imagewoof2", "imagewoof", "imagewoof2-320"), FASTAI
+    ),
+    "imagenet-10": Preset(128, 224, "resnet18", "imagenet", 100, "margin", ("imagenet-10",), IMAGENET),
+    "imagenet-100": Preset(128, 224, "resnet18", "imagenet", 100, "margin", ("imagenet-100",), IMAGENET),
+    "imagenet-1k": Preset(64, 224, "resnet18", "imagenet", 90, "margin", ("imagenet-1k", "imagenet"), IMAGENET),
+    "imagenet-21k": Preset(
+        224, 224, "resnet18", "none", 80, "squeeze", ("imagenet-21k", "imagenet21k_resized"), MIIL
+    ),
+}  # fmt: skip
+FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
+RESIDENT_BYTES = 8 << 30  # a split up to this size is kept on the device; ImageNet-1K's training images are read
+SAMPLED_FILES = 256  # whose bytes are part of a data set's fingerprint
 
 
 def read_image(path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"image {path} cannot be read: {error}") from None
+    """An image file of 8 bits a channel, in red, green and blue."""
+    with reading("image", path), Image.open(path) as image:
+        if image.mode[0] in "IF":
+            raise UserError(f"image {path} has 16 or 32 bits a pixel ({image.mode}): convert it to 8 bits a channel")
+        return image.convert("RGB")
 
 
 def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # uint8 [3, H, W]
 
 
+def read_ahead(read, items):
+    """(item, read(item)) for each item; while one is in use the next is read, in a thread."""
+    items = list(items)
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read, items[0]) if items else None
+        for i, item in enumerate(items):
+            ready = coming.result()
+            if i + 1 < len(items):
+                coming = reader.submit(read, items[i + 1])
+            yield item, ready
+
+
 class Split:
-    """The images of one split as uint8 [N, 3, S, S] and their labels [N], on the device or read from disk as needed."""
+    """The images of one split as uint8 [N, 3, S, S] and their labels [N], on the device or read from disk as needed.
+
+    Either `pixels` [N, 3, S, S] are given, or `paths` of image files and the `side` to bring them to.
+    """
 
     def __init__(self, labels, device, pixels=None, paths=None, side=None, fit="cut", stored=None):
-        self.stored = stored  # bytes on disk of a set of arrays
         self.labels = torch.as_tensor(labels, dtype=torch.int64, device=device)
-        self.device, self.pixels, self.paths, self.side, self.fit = device, pixels, paths, side, fit
+        self.device = device
+        self.pixels = pixels
+        self.paths = paths
+        self.side = side
+        self.fit = fit
+        self.stored = stored  # bytes of a set of pixels as it is published
         self.resident = paths is None or len(paths) * 3 * side**2 <= RESIDENT_BYTES
 
     def __len__(self):
@@ -626,18 +329,22 @@ class Split:
         return self.pixels[index] if self.paths is None else to_tensor(read_image(self.paths[index]))
 
     def test_view(self, index) -> Tensor:
-        """The image at the side in use: as it is if it fits, else resized by its shorter side, and the centre cut."""
+        """The image at the side in use. One of another side is resized by its shorter side, and its centre is cut out:
+
+        cut: to the side itself; margin: first a little larger, 256 -> 224, 146 -> 128, 73 -> 64 (GIFT's code for
+        ImageNet and its subsets); squeeze: to a square, whatever its ratio (LPQLD's code for ImageNet-21K).
+        """
         image = read_image(self.paths[index])
         if image.size != (self.side, self.side):
-            # margin: 256 -> 224, 146 -> 128, 73 -> 64 for ImageNet and its subsets (GIFT's code); cut: other folders
-            side = {"margin": int(self.side * 8 / 7), "cut": self.side, "squeeze": (self.side, self.side)}[self.fit]
-            image = pil_transforms.center_crop(pil_transforms.resize(image, side), self.side)
+            first = {"margin": int(self.side * 8 / 7), "cut": self.side, "squeeze": (self.side, self.side)}[self.fit]
+            image = pil_transforms.center_crop(pil_transforms.resize(image, first), self.side)
         return to_tensor(image)
 
-    def decode(self, indices, bar=None) -> Tensor:
+    def decode(self, indices, title=None) -> Tensor:
         images = torch.empty(len(indices), 3, self.side, self.side, dtype=torch.uint8)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            views = tqdm(pool.map(self.test_view, indices), bar, len(indices), leave=False, disable=bar is None)
+            views = pool.map(self.test_view, indices)
+            views = progress_bar(views, title, len(indices)) if title else views
             for image, view in zip(images, views, strict=True):
                 image.copy_(view)
         return images.to(self.device)
@@ -646,14 +353,20 @@ class Split:
     def images(self) -> Tensor:
         if self.paths is None:
             return self.pixels.to(self.device)
-        return self.decode(range(len(self)), bar="reading images")
+        return self.decode(range(len(self)), "reading images")
+
+    def read(self):
+        """Read the images now, if they are to be kept: a damaged one is found before any work."""
+        return self.images if self.resident else None
 
     def load(self, indices: Tensor) -> Tensor:
         return self.images[indices.to(self.device)] if self.resident else self.decode(indices.tolist())
 
     def load_each(self, parts):
         """(indices, images) of each part; from disk, the next is read during this one."""
-        return ((part, self.load(part)) for part in parts) if self.resident else read_ahead(self.load, parts)
+        if self.resident:
+            return ((part, self.load(part)) for part in parts)
+        return read_ahead(self.load, parts)
 
     def pick(self, indices: Tensor) -> Tensor:
         """A few images, without reading the whole split."""
@@ -661,8 +374,8 @@ class Split:
 
     def batches(self, size, first=0):
         """The images in order, (uint8 [B, 3, S, S], labels [B]), from batch `first` on."""
-        for chunk, images in self.load_each(torch.arange(len(self)).split(size)[first:]):
-            yield images, self.labels[chunk.to(self.device)]
+        for part, images in self.load_each(torch.arange(len(self)).split(size)[first:]):
+            yield images, self.labels[part.to(self.device)]
 
     @cached_property
     def stored_bytes(self) -> int:
@@ -671,11 +384,14 @@ class Split:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of every pixel and label of a set of arrays; of file names, file sizes and labels of a set of files."""
+        """Of every pixel and label of a set of arrays; of the names, sizes and labels of a set of files, and of the
+        bytes of some, evenly spread."""
         if self.paths is None:
             return digest({"images": self.pixels, "labels": self.labels})
         names = [(Path(p).parent.name, Path(p).name, os.path.getsize(p)) for p in self.paths]
-        return digest([self.side, self.fit, self.labels.tolist(), names])
+        sampled = self.paths[:: -(-len(self.paths) // SAMPLED_FILES)]
+        contents = [hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in sampled]
+        return digest([self.side, self.fit, self.labels.tolist(), names, contents])
 
 
 class Dataset(NamedTuple):
@@ -684,10 +400,11 @@ class Dataset(NamedTuple):
     image_size: int
     colours: tuple
     default_arch: str
-    default_width: int
+    default_width: int  # channels of a ConvNet
     teacher_epochs: int
     train: Split
     test: Split
+    runs: Path  # its finished stages lie here
 
     @property
     def num_classes(self):
@@ -703,132 +420,145 @@ class Dataset(NamedTuple):
         return {"dataset": self.name, "image_size": self.image_size, "colours": self.colours, "fingerprint": prints}
 
 
-@lru_cache
-def colour_tensors(colours, device):
-    """Mean and standard deviation of the colours, each [1, 3, 1, 1]; kept, as copying them costs a GPU a stop."""
-    return [torch.tensor(values, device=device).view(1, 3, 1, 1) for values in colours]
-
-
-def normalize(images: Tensor, colours, memory_format=torch.channels_last) -> Tensor:
-    """uint8 images, or floats in [0, 1], [B, 3, S, S] -> float32 in units of the data set's colours."""
-    mean, std = colour_tensors(colours, images.device)
-    x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-    return ((x - mean) / std).contiguous(memory_format=memory_format)
-
-
-def read_sheets(split, count):
+def read_sheets(split, count, device) -> Split:
     """The embedded data set: contact sheets, one per class, cut into 28 x 28 tiles and padded to [N, 3, 32, 32]."""
+    paths = [Path(__file__).parent / "data" / "fashion" / f"{split}-{label}.png" for label in range(10)]
     tiles = []
-    for class_index in range(10):
-        path = Path(__file__).parent / "data" / "fashion" / f"{split}-{class_index}.png"
+    for path in paths:
         sheet = to_tensor(read_image(path))
         tiles.append(sheet.unfold(1, 28, 28).unfold(2, 28, 28).permute(1, 2, 0, 3, 4).reshape(-1, 3, 28, 28))
         if len(tiles[-1]) != count:
             raise UserError(f"{path} holds {len(tiles[-1])} tiles, not {count}: the file is not the one published here")
-    return F.pad(torch.cat(tiles), (2, 2, 2, 2)), torch.arange(10).repeat_interleave(count)
+    pixels = F.pad(torch.cat(tiles), (2, 2, 2, 2))
+    labels = torch.arange(10).repeat_interleave(count)
+    return Split(labels, device, pixels=pixels, stored=sum(map(os.path.getsize, paths)))
 
 
-def read_torchvision(name, data_root):
-    """A set that torchvision downloads, on first use, and checks: two pairs of uint8 [N, 3, 32, 32] and labels."""
+def read_torchvision(name, data_root, device) -> tuple[list, Split, Split]:
+    """A set that torchvision downloads, on first use, and checks: class names and two splits."""
     kind = {"fashionmnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name]
-    try:
-        parts = [getattr(torchvision.datasets, kind)(data_root, train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{missing(name, data_root)} ({' '.join(str(error).split())})") from None
-    pixels = [torch.as_tensor(part.data) for part in parts]
-    if name == "fashionmnist":
-        pixels = [F.pad(x, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1) for x in pixels]
-    else:
-        pixels = [x.permute(0, 3, 1, 2).contiguous() for x in pixels]
-    return parts[0].classes, [(x, part.targets) for x, part in zip(pixels, parts, strict=True)]
+    splits = []
+    for train in (True, False):
+        with refused(missing(name, data_root)):
+            part = getattr(torchvision.datasets, kind)(data_root, train=train, download=True)
+            pixels, labels = torch.as_tensor(part.data), torch.as_tensor(part.targets)
+            if not 0 < len(pixels) == len(labels) or labels.max() >= len(part.classes):
+                raise UserError(f"{data_root}: {name} has {len(pixels)} images and {len(labels)} labels")
+            if name == "fashionmnist":
+                pixels = F.pad(pixels, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1)
+                stored = len(labels) * 28 * 28
+            else:
+                pixels = pixels.permute(0, 3, 1, 2).contiguous()
+                stored = len(labels) * 32 * 32 * 3
+        splits.append(Split(labels, device, pixels=pixels, stored=stored))
+    return list(part.classes), *splits
 
 
 def missing(name, *looked_for):
-    where = f"looked in {', '.join(map(str, looked_for))}; get it: {DATASETS[name].where}"
+    where = f"looked in {', '.join(map(str, looked_for))}; get it: {DATASETS[name].source}"
     return f"data set {name} not found: {where}; --dataset fashion needs nothing"
-
-
-def read_class_folders(folder: Path):
-    """(class names, file paths, labels) of a folder of class folders; of Tiny-ImageNet's val/ by its annotations."""
-    annotations = folder / "val_annotations.txt"
-    if annotations.is_file():
-        rows = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
-        if min(map(len, rows), default=0) < 2:
-            raise UserError(f"{annotations} is not a table of image and class, separated by tabs")
-        classes = sorted({row[1] for row in rows})
-        return classes, [str(folder / "images" / row[0]) for row in rows], [classes.index(row[1]) for row in rows]
-    try:
-        found = torchvision.datasets.ImageFolder(folder)
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} is no folder of class folders with images: {str(error).splitlines()[0]}") from None
-    return found.classes, [path for path, _ in found.samples], found.targets
-
-
-def load_dataset(args) -> Dataset:
-    """The data set that --dataset names, on --device, its side and default network settled."""
-    device, name = pick_device(args.device, args.precision), args.dataset
-    is_conv = bool(re.fullmatch(CONVNETS, args.arch or ""))
-    width = args.width or (64 if name == "fashion" else 128)
-    if name in DATASETS and name not in FOLDERS:
-        if args.image_size not in (None, 32):
-            raise UserError(f"{name} has images of 32 px: --image-size {args.image_size} does not go with it")
-        if name == "fashion":
-            classes, parts = FASHION_CLASSES, [read_sheets("train", 500), read_sheets("test", 200)]
-            sheets = Path(__file__).parent / "data" / "fashion"
-            stored = [sum(map(os.path.getsize, sheets.glob(f"{split}-*.png"))) for split in ("train", "test")]
-        else:
-            classes, parts = read_torchvision(name, args.data_root)
-            stored = [len(labels) * (28 * 28 if name == "fashionmnist" else 32 * 32 * 3) for _, labels in parts]
-        splits = [Split(y, device, pixels=x, stored=size) for (x, y), size in zip(parts, stored, strict=True)]
-        side, colours, arch, epochs = 32, DATASETS[name].colours, DATASETS[name].arch, DATASETS[name].teacher_epochs
-    else:
-        root = find_folders(name, args.data_root)
-        classes, train_paths, train_labels = read_class_folders(root / "train")
-        held_out = root / ("val" if (root / "val").is_dir() else "test")
-        test_classes, test_paths, test_labels = read_class_folders(held_out)
-        if classes != test_classes:
-            odd, counts = sorted(set(classes) ^ set(test_classes))[0], (len(classes), len(test_classes))
-            raise UserError(f"{root}: train/ and {held_out.name}/ have {counts} classes; {odd} is in one only")
-        if name in DATASETS:
-            conv_side, side, arch, colours, epochs, _ = DATASETS[name]
-            side = conv_side if is_conv else side
-        else:  # a directory: small images keep their side
-            side = min(read_image(train_paths[0]).size)
-            side = side if side <= 128 else 128 if is_conv else 224
-            colours, epochs, arch = IMAGENET_COLOURS, 60, None
-        side = args.image_size or side
-        arch = arch or ("conv3" if side < 64 else "conv4" if side < 128 else "conv5" if side < 224 else "resnet18")
-        fit = "squeeze" if name in SQUEEZED else "margin" if name in DATASETS and name != "tinyimagenet" else "cut"
-        pairs = ((train_paths, train_labels), (test_paths, test_labels))
-        splits = [Split(labels, device, paths=paths, side=side, fit=fit) for paths, labels in pairs]
-        if name not in DATASETS:  # a folder called cifar10 need not be CIFAR-10
-            name = root.resolve().name
-            name += "-folder" * (name in DATASETS)
-    colours = COLOURS[args.colours] if args.colours else colours
-    if len(classes) < 2:
-        raise UserError(f"{name} has {len(classes)} class: at least two are needed")
-    counts = f"{len(splits[0]):,} training and {len(splits[1]):,} test images"
-    print(f"data:     {name}: {counts}, {len(classes)} classes, {side} px")
-    return Dataset(name, list(classes), side, colours, arch, width, epochs, *splits)
 
 
 def find_folders(name, data_root) -> Path:
     """The directory with train/ and val/ or test/ that `name` means."""
-    places = [data_root / folder for folder in FOLDERS.get(name, ())] or [Path(name)]
+    preset = DATASETS.get(name)
+    places = [data_root / folder for folder in preset.folders] if preset else [Path(name).expanduser()]
     for place in places:
         if (place / "train").is_dir() and ((place / "val").is_dir() or (place / "test").is_dir()):
             return place
     if name == "imagenette":
-        try:
+        with refused(missing(name, *places)):
             torchvision.datasets.Imagenette(data_root, download=not places[0].exists())
             return places[0]
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"{missing(name, *places)} ({' '.join(str(error).split())})") from None
-    if name in DATASETS:
+    if preset:
         raise UserError(missing(name, *places))
     if places[0].is_dir():
         raise UserError(f"--dataset {name}: it needs the folders train/ and val/ (or test/), with a folder per class")
     raise UserError(f"--dataset {name} is neither a directory nor one of {', '.join(DATASETS)}")
+
+
+def read_class_folders(folder: Path) -> tuple[list, list, list]:
+    """(class names, file paths, labels) of a folder of class folders; of Tiny-ImageNet's val/ by its annotations."""
+    annotations = folder / "val_annotations.txt"
+    if annotations.exists():
+        with reading("annotations", annotations):
+            rows = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
+        if min(map(len, rows), default=0) < 2:
+            raise UserError(f"{annotations} is not a table of image and class, separated by tabs")
+        classes = sorted({row[1] for row in rows})
+        return classes, [str(folder / "images" / row[0]) for row in rows], [classes.index(row[1]) for row in rows]
+    with refused(f"{folder} is no folder of class folders with images"):
+        found = torchvision.datasets.ImageFolder(folder)
+    paths = [path for path, _ in found.samples]
+    reached = {}
+    for place in {os.path.dirname(path) for path in paths}:
+        other = reached.setdefault(os.path.realpath(place), place)
+        if other != place:
+            raise UserError(f"{place} and {other} are the same folder: a link leads back, its images would count twice")
+    return found.classes, paths, found.targets
+
+
+def read_folders(root: Path, side, fit, device) -> tuple[list, Split, Split]:
+    """Class names and two splits of a directory with train/ and val/ or test/."""
+    held_out = root / ("val" if (root / "val").is_dir() else "test")
+    test_classes, test_paths, test_labels = read_class_folders(held_out)
+    classes, paths, labels = read_class_folders(root / "train")
+    if classes != test_classes:
+        odd = sorted(set(classes) ^ set(test_classes))[0]
+        counts = (len(classes), len(test_classes))
+        raise UserError(f"{root}: train/ and {held_out.name}/ have {counts} classes; {odd} is in one only")
+    train = Split(labels, device, paths=paths, side=side, fit=fit)
+    test = Split(test_labels, device, paths=test_paths, side=side, fit=fit)
+    return classes, train, test
+
+
+def preset_of_directory(root: Path, arch, image_size) -> Preset:
+    """For a directory of one's own: small images keep their side, and the network follows from it."""
+    first = next((path for path in sorted((root / "train").rglob("*")) if path.is_file()), root / "train")
+    side = image_size or min(read_image(first).size)
+    if not image_size and side > 128:
+        side = 128 if is_convnet(arch) else 224
+    if side < 64:
+        arch = "conv3"
+    elif side < 128:
+        arch = "conv4"
+    else:
+        arch = "conv5" if side < 224 else "resnet18"
+    return Preset(side, side, arch, "imagenet", 60, "cut", (), "")
+
+
+def load_dataset(
+    name: str, device, arch=None, image_size=None, width=None, colours=None, data_root=Path("data"), out=Path("runs")
+) -> Dataset:
+    """The data set of that name; its side, colours and default network follow from it unless they are given."""
+    preset = DATASETS.get(name)
+    known_as = name
+    if preset and not preset.folders:
+        side = preset.side
+        if image_size not in (None, side):
+            raise UserError(f"{name} has images of {side} px: --image-size {image_size} does not go with it")
+        if name == "fashion":
+            classes, train, test = FASHION_CLASSES, read_sheets("train", 500, device), read_sheets("test", 200, device)
+        else:
+            classes, train, test = read_torchvision(name, data_root, device)
+    else:
+        root = find_folders(name, data_root)
+        if not preset:
+            preset = preset_of_directory(root, arch, image_size)
+            known_as = root.resolve().name
+            if known_as in DATASETS:  # a folder called cifar10 need not be CIFAR-10
+                known_as += "-folder"
+        side = image_size or (preset.conv_side if is_convnet(arch) else preset.side)
+        classes, train, test = read_folders(root, side, preset.fit, device)
+    if len(classes) < 2:
+        raise UserError(f"{known_as} has {len(classes)} class: at least two are needed")
+    width = width or (64 if name == "fashion" else 128)
+    counts = f"{len(train):,} training and {len(test):,} test images"
+    print(f"data:     {known_as}: {counts}, {len(classes)} classes, {side} px")
+    return Dataset(
+        known_as, list(classes), side, COLOURS[colours or preset.colours], preset.arch, width, preset.teacher_epochs,
+        train, test, Path(out) / known_as,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -837,7 +567,7 @@ def find_folders(name, data_root) -> Path:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, split: Split, colours, batch_size=200, enlarge=None) -> tuple[float, float]:
-    """Top-1 and top-5 in percent on every image of a split (top-C where there are fewer than five classes).
+    """Top-1 and top-5 in percent on every image of a split (top-C where there are fewer than five classes), in fp32.
 
     enlarge: images are first resized to this side, and their centre is cut out.
     """
@@ -846,10 +576,9 @@ def accuracy(model: nn.Module, split: Split, colours, batch_size=200, enlarge=No
     for images, labels in split.batches(batch_size):
         x = normalize(images, colours)
         if enlarge:
-            x, side = F.interpolate(x, size=(enlarge, enlarge), mode="bilinear", antialias=True), x.shape[-1]
-            x = pil_transforms.center_crop(x, side).contiguous(memory_format=torch.channels_last)
-        with autocast(split.device):
-            logits = model(x).float()
+            larger = F.interpolate(x, size=(enlarge, enlarge), mode="bilinear", antialias=True)
+            x = pil_transforms.center_crop(larger, x.shape[-1]).contiguous(memory_format=torch.channels_last)
+        logits = model(x)
         ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         ranked &= logits.isfinite().all(1, keepdim=True)  # a network that has diverged is right about nothing
         hits += torch.stack([ranked[:, 0].sum(), ranked.sum()])
@@ -879,9 +608,40 @@ PUBLISHED_TEACHERS = {
 # Batches of 128, of 64 below 10,000 images.
 TEACHER_RECIPE = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": (64, 128), "warmup": 0.2}
 
-
 WRONG_ORDER = "the likely cause is a class order other than the data set's (sorted class folders)"
 TOO_SHORT = "the likely cause is too short a training (--teacher-epochs)"
+
+
+class Teacher(NamedTuple):
+    model: nn.Module  # in eval mode, on the device
+    info: dict  # arch, width, accuracy, where it comes from, digest of its weights
+
+
+def load_teacher(data: Dataset, arch: str, checkpoint=None, epochs=None, seed=0) -> Teacher:
+    """A checkpoint, torchvision's weights for ImageNet-1K, or a network trained here, once. States its accuracy."""
+    cause = WRONG_ORDER
+    how = "from"
+    if checkpoint:
+        source = checkpoint
+        model, recorded = read_teacher(source, arch, data)
+    elif data.name == "imagenet-1k":
+        model, recorded, source = torchvision_teacher(arch, data)
+    else:
+        cause = TOO_SHORT
+        source, how = own_teacher(data, arch, epochs or data.teacher_epochs, seed)
+        model, recorded = read_teacher(source, arch, data)
+    model = model.to(data.device).eval().requires_grad_(False)
+    top1, _ = accuracy(model, data.test, data.colours)
+    width = len(model.layers["conv"][0].weight) if isinstance(model, ConvNet) else None
+    named = f"{arch} of width {width}" if width else arch
+    published = PUBLISHED_TEACHERS.get((data.name, arch))
+    expected = max(filter(None, (recorded, published)), default=None)
+    warning = judge_teacher(top1, expected, data.num_classes, f"the teacher ({named}, {source})", cause)
+    print(f"teacher:  {named}: {top1:.1f} % of the {len(data.test):,} test images ({how} {source})")
+    if warning:
+        print(warning, file=sys.stderr)
+    weights = digest(model.state_dict())
+    return Teacher(model, {"arch": arch, "width": width, "accuracy": top1, "file": str(source), "digest": weights})
 
 
 def judge_teacher(top1, expected, num_classes, name, cause=WRONG_ORDER):
@@ -895,6 +655,63 @@ def judge_teacher(top1, expected, num_classes, name, cause=WRONG_ORDER):
     if expected is not None and top1 < expected - 2:
         return f"warning: {name} reaches {top1:.1f} %, well below the expected {expected:.1f} %: {cause}"
     return None
+
+
+def read_teacher(path, arch, data: Dataset) -> tuple[nn.Module, float | None]:
+    """A network from a checkpoint (ours or published) and the accuracy recorded in it, if any."""
+    kept = load_tensors(path, "teacher")
+    kept = kept if isinstance(kept, dict) else {}
+    if "digest" in kept and not is_whole(kept):
+        raise UserError(damaged(path))
+    recorded = kept.get("accuracy") if isinstance(kept.get("accuracy"), float) else None
+    state = kept.get("model", kept.get("state_dict", kept))  # RDED and GIFT: model; SRe2L's CIFAR ones: state_dict
+    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not named or not state:
+        raise UserError(f"teacher {path} holds no state dict, neither as such nor under 'model' or 'state_dict'")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    # LPLD's published teachers hold class-wise statistics besides; ours are taken anew (synthesize.class_statistics)
+    state = {name: value for name, value in state.items() if ".class_running_" not in name}
+    classes = list(state.values())[-1].shape[:1]
+    if classes != (data.num_classes,):
+        raise UserError(f"teacher {path} is for {list(classes)} classes, {data.name} has {data.num_classes}")
+    width = data.default_width
+    if "layers.conv.0.weight" in state:
+        width = len(state["layers.conv.0.weight"])
+    model = build_model(arch, data.num_classes, data.image_size, width)
+    with refused(f"teacher {path} is no {arch} for {data.image_size} px (--teacher-arch)"):
+        model.load_state_dict(state)
+    return model, recorded
+
+
+def torchvision_teacher(arch, data) -> tuple[nn.Module, float, str]:
+    """ImageNet-1K: torchvision's first weights of that name (as SRe2L, RDED and GIFT), and their stated accuracy."""
+    with refused(f"torchvision has no ImageNet-1K weights for {arch}: --teacher FILE", KeyError, ValueError):
+        weights = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"]
+    with refused(f"torchvision's ImageNet-1K weights for {arch} cannot be had: --teacher FILE", OSError, RuntimeError):
+        model = torchvision.models.get_model(arch, weights=weights).to(memory_format=torch.channels_last)
+    with refused(f"{arch} does not take images of {data.image_size} px"):
+        try_side(model, data.image_size)
+    return model, weights.meta["_metrics"]["ImageNet-1K"]["acc@1"], str(weights)
+
+
+def own_teacher(data: Dataset, arch, epochs, seed) -> tuple[Path, str]:
+    """(file of a network trained here by TEACHER_RECIPE, in words whether it was there)."""
+    settings = {
+        "stage": "teacher", "data": data.describe(), "arch": arch, "width": data.default_width, "epochs": epochs,
+        "seed": seed, "recipe": TEACHER_RECIPE, "precision": precision_on(data.device),
+    }  # fmt: skip
+
+    def make(folder):
+        data.test.read()
+        seed_torch(seed, TEACHER)
+        model = build_model(arch, data.num_classes, data.image_size, data.default_width).to(data.device)
+        train_teacher(model, data, epochs, seed, folder / "progress.pt")
+        top1, _ = accuracy(model, data.test, data.colours)
+        state = {name: value.cpu() for name, value in model.state_dict().items()}
+        save_kept(folder / "teacher.pt", {"model": state, "accuracy": top1, "recipe": json.dumps(settings)})
+
+    folder, reused = stage(data, f"teacher-{arch}", settings, make)
+    return folder / "teacher.pt", "reusing" if reused else "kept in"
 
 
 def teacher_draws(count: int, side: int, *seed: int) -> Tensor:
@@ -923,263 +740,519 @@ def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int):
         images = normalize(images, data.colours, torch.contiguous_format)  # as the crop's products want them
         views = resized_crop(images, draws[:, :4], side, flip=draws[:, 4] > 0)
         views = views.contiguous(memory_format=torch.channels_last)
-        yield from zip(views.split(batch_size), train.labels[part.to(train.device)].split(batch_size), strict=True)
+        labels = train.labels[part.to(train.device)]
+        yield from zip(views.split(batch_size), labels.split(batch_size), strict=True)
 
 
 def teacher_step(model, optimizer, views: Tensor, labels: Tensor) -> Tensor:
     with autocast(views.device):
         logits = model(views)
     loss = F.cross_entropy(logits.float(), labels)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
+    descend(optimizer, loss)
     return loss.detach()
 
 
-def train_teacher(model, data: Dataset, epochs, seed, progress_path):
+def train_teacher(model, data: Dataset, epochs, seed, progress: Path):
     """Train on the full training set with hard labels, by TEACHER_RECIPE; a stopped training goes on where it was."""
-    recipe, device, train = TEACHER_RECIPE, data.device, data.train
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=0, momentum=recipe["momentum"], weight_decay=recipe["weight_decay"], nesterov=True,
-        **fused(device),
-    )  # fmt: skip
-    progress = Progress(progress_path, model=model, optimizer=optimizer)
-    first, _ = progress.load()
+    recipe, train = TEACHER_RECIPE, data.train
+    more = {"momentum": recipe["momentum"], "weight_decay": recipe["weight_decay"], "nesterov": True}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0, **more, **fused(data.device))
     train.load(torch.zeros(1, dtype=torch.int64))  # the images are read now, not under the bar
     batch_size = min(recipe["batch_size"][len(train) >= 10_000], len(train))
     steps = len(train) // batch_size
-    bar = tqdm(range(first, epochs), "training the teacher", epochs, initial=first, unit="epoch", leave=False)
-    for epoch in bar:
+    log = {}
+    for epoch in Resumable(progress, epochs, "training the teacher", log, 1, model=model, optimizer=optimizer):
         model.train()
         seed_torch(seed, TEACHER, epoch)  # for networks with dropout
-        epoch_loss = torch.zeros((), device=device)
+        total = torch.zeros((), device=data.device)
         for step, (views, labels) in enumerate(teacher_batches(data, batch_size, seed, epoch)):
             done = (epoch * steps + step + 1) / (epochs * steps + 1)
-            rate = recipe["lr"] * min(done / recipe["warmup"], (1 - done) / (1 - recipe["warmup"]))
-            optimizer.param_groups[0]["lr"] = rate
-            epoch_loss += teacher_step(model, optimizer, views, labels)
-        mean_loss = epoch_loss.item() / steps
-        if not math.isfinite(mean_loss):
-            raise UserError(f"the teacher's loss is {mean_loss} in epoch {epoch + 1}: its training has diverged")
-        bar.set_postfix(loss=f"{mean_loss:.3f}")
-        progress.save(epoch + 1)
-
-
-def read_teacher(path, arch, data: Dataset, width) -> tuple[nn.Module, float | None]:
-    """A network from a checkpoint (ours or published) and the accuracy recorded in it, if any."""
-    kept = load_tensors(path, "teacher")
-    kept = kept if isinstance(kept, dict) else {}
-    recorded = kept.get("accuracy") if isinstance(kept.get("accuracy"), float) else None
-    state = kept.get("model", kept.get("state_dict", kept))  # RDED and GIFT: model; SRe2L's CIFAR ones: state_dict
-    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
-    if not named or not state:
-        raise UserError(f"teacher {path} holds no state dict, neither as such nor under 'model' or 'state_dict'")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    # LPLD's published teachers hold class-wise statistics besides; ours are taken anew (synthesize.class_statistics)
-    state = {name: value for name, value in state.items() if ".class_running_" not in name}
-    classes = list(state.values())[-1].shape[:1]
-    if classes != (data.num_classes,):
-        raise UserError(f"teacher {path} is for {list(classes)} classes, {data.name} has {data.num_classes}")
-    if "layers.conv.0.weight" in state:
-        width = len(state["layers.conv.0.weight"])
-    model = build_model(arch, data.num_classes, data.image_size, width)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        odd = " ".join(str(error).split())
-        raise UserError(f"teacher {path} is no {arch} for {data.image_size} px (--teacher-arch): {odd[:200]}") from None
-    return model, recorded
-
-
-class Teacher(NamedTuple):
-    model: nn.Module  # in eval mode, on the device
-    info: dict  # arch, width, accuracy, where it comes from, digest of its weights
-
-
-def load_teacher(args, data: Dataset) -> Teacher:
-    """The teacher of --teacher, torchvision's for ImageNet-1K, or one trained here, once. States its test accuracy."""
-    arch = args.teacher_arch or args.arch or data.default_arch
-    epochs = args.teacher_epochs or data.teacher_epochs
-    unfinished, recorded, origin, cause = None, None, "from", WRONG_ORDER
-    if args.teacher:
-        model, recorded = read_teacher(args.teacher, arch, data, data.default_width)
-        source = str(args.teacher)
-    elif data.name == "imagenet-1k":
-        model, recorded, source = torchvision_teacher(arch, data)
-    else:
-        settings = {
-            "stage": "teacher", "data": data.describe(), "arch": arch, "width": data.default_width, "epochs": epochs,
-            "seed": args.seed, "recipe": TEACHER_RECIPE, "precision": precision_on(data.device),
-        }  # fmt: skip
-        seed_torch(args.seed, TEACHER)
-        model = build_model(arch, data.num_classes, data.image_size, data.default_width)
-        folder = stage_folder(args.out / data.name, f"teacher-{arch}", settings)
-        file = folder / "teacher.pt"
-        source = str(file)
-        if file.exists():
-            origin, cause = "reusing", TOO_SHORT
-            model, recorded = read_teacher(file, arch, data, data.default_width)
-        else:
-            unfinished, origin, cause = folder / "progress.pt", "kept in", TOO_SHORT
-            train_teacher(model.to(data.device), data, epochs, args.seed, unfinished)
-    model = model.to(data.device).eval().requires_grad_(False)
-    top1, _ = accuracy(model, data.test, data.colours)
-    if unfinished:
-        state = {name: value.cpu() for name, value in model.state_dict().items()}
-        save_tensors(file, {"model": state, "accuracy": top1, "recipe": json.dumps(settings)})
-        finish_stage(folder, data.device)
-        unfinished.unlink(missing_ok=True)
-    width = len(model.layers["conv"][0].weight) if isinstance(model, ConvNet) else None
-    named = f"{arch} of width {width}" if width else arch
-    expected = max(filter(None, (recorded, PUBLISHED_TEACHERS.get((data.name, arch)))), default=None)
-    warning = judge_teacher(top1, expected, data.num_classes, f"the teacher ({named}, {source})", cause)
-    print(f"teacher:  {named}: {top1:.1f} % of the {len(data.test):,} test images ({origin} {source})")
-    if warning:
-        print(warning, file=sys.stderr)
-    info = {"arch": arch, "width": width, "accuracy": top1, "file": source, "digest": digest(model.state_dict())}
-    return Teacher(model, info)
-
-
-def torchvision_teacher(arch, data):
-    """ImageNet-1K: torchvision's first weights of that name (as SRe2L, RDED and GIFT), and their stated accuracy."""
-    try:
-        weights = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"]
-        model = torchvision.models.get_model(arch, weights=weights).to(memory_format=torch.channels_last)
-    except (KeyError, ValueError):
-        raise UserError(
-            f"torchvision has no ImageNet-1K weights for {arch}: give a checkpoint with --teacher"
-        ) from None
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"torchvision's ImageNet-1K weights for {arch} cannot be had ({error}): --teacher FILE"
-        ) from None
-    check_side(model, arch, data.image_size)
-    return model, weights.meta["_metrics"]["ImageNet-1K"]["acc@1"], str(weights)
+            set_rate(optimizer, recipe["lr"] * min(done / recipe["warmup"], (1 - done) / (1 - recipe["warmup"])))
+            total += teacher_step(model, optimizer, views, labels)
+        log["loss"] = total / steps
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Distilled sets
+# Training: what all the loops share
+
+PRECISION = None  # --precision; None: bf16 on CUDA, fp32 elsewhere
 
 
-class Distilled(NamedTuple):
-    images: Tensor  # [N, 3, S, S], uint8 from a folder, float32 in [0, 1] from data.pt; on the device
-    labels: Tensor  # int64 [N]
-    info: dict  # folder, images per class, digest, and the settings recorded with it
+def precision_on(device) -> str:
+    return PRECISION or ("bf16" if device.type == "cuda" else "fp32")
 
 
-def save_distilled(folder: Path, images: Tensor, labels: Tensor, device):
-    """Write uint8 images as an ImageFolder of PNGs (00000/00000.png, ...) and as one picture, grid.png.
+def autocast(device):
+    """bf16 where --precision says so; losses are taken in fp32 outside it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_on(device) == "bf16")
 
-    The releases of RDED and SRe2L keep JPEGs.
+
+def fused(device) -> dict:
+    """For torch's optimizers: one launch for all weights on CUDA, torch's default elsewhere."""
+    return {"fused": True} if device.type == "cuda" else {}
+
+
+def new_student(data: Dataset, arch: str, seed: int) -> nn.Module:
+    seed_torch(seed, WEIGHTS)
+    return build_model(arch, data.num_classes, data.image_size, data.default_width).to(data.device)
+
+
+def set_rate(optimizer, rate: float):
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def descend(optimizer, loss: Tensor):
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+class LogLines:
+    """Where tqdm writes when stderr is no terminal: lines, not one line drawn again and again."""
+
+    def write(self, text):
+        text = text.strip("\r\n ")
+        if text:
+            sys.stderr.write(text + "\n")
+
+    def flush(self):
+        sys.stderr.flush()
+
+
+def progress_bar(items, title, total, first=0, unit="it"):
+    """A bar on a terminal; in a log file a line every half minute."""
+    style = {"initial": first, "unit": unit, "leave": False}
+    if not sys.stderr.isatty():
+        style |= {"file": LogLines(), "mininterval": 30, "maxinterval": 30, "delay": 1}
+    return tqdm(items, title, total, **style)
+
+
+KEEP_EVERY = 60.0  # seconds
+
+
+class Resumable:
+    """`for epoch in Resumable(path, epochs, title, log, student=student, optimizer=optimizer)`: a loop that goes on.
+
+    `log` and the states of the modules are kept in `path` about once a minute; the loop of a run that was killed begins
+    after the last epoch kept. The body puts into `log` what it must find again: tensors and plain values, of which
+    numbers are shown on the bar. A `loss` must be finite; it is read every `look` epochs, as reading stops a GPU.
+    log["seconds"] is the time that the loop has taken, in all runs.
     """
-    counts = {}
-    for image, label in zip(images.cpu(), labels.tolist(), strict=True):
-        number = counts[label] = counts.get(label, -1) + 1
-        path = folder / f"{label:05d}" / f"{number:05d}.png"
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        write_atomically(path, lambda beside, picture=picture: picture.save(beside, "PNG"))
-    save_grid(folder / "grid.png", images, labels)
-    finish_stage(folder, device)
+
+    def __init__(self, path: Path, epochs: int, title: str, log: dict, look=10, unit="epoch", **modules):
+        self.path, self.epochs, self.title, self.log = path, epochs, title, log
+        self.look, self.unit, self.modules = look, unit, modules
+        self.first = 0
+        log.setdefault("seconds", 0.0)
+        if path.exists():
+            kept = load_kept(path)
+            self.first = kept["epoch"]
+            log.update(kept["log"])
+            for name, module in modules.items():
+                restore(module, kept["modules"][name])
+
+    def __iter__(self):
+        started = time.monotonic() - self.log["seconds"]
+        kept = time.monotonic()
+        bar = progress_bar(range(self.first, self.epochs), self.title, self.epochs, self.first, self.unit)
+        for epoch in bar:
+            yield epoch
+            done = epoch + 1
+            if done % self.look == 0 or done == self.epochs:
+                bar.set_postfix(self.watch(done), refresh=False)
+            self.log["seconds"] = time.monotonic() - started
+            if time.monotonic() - kept >= KEEP_EVERY:
+                self.keep(done)
+                kept = time.monotonic()
+
+    def watch(self, done) -> dict:
+        numbers = {name: value for name, value in self.log.items() if isinstance(value, float) and name != "seconds"}
+        if "loss" in self.log:
+            numbers["loss"] = float(self.log["loss"])
+            if not math.isfinite(numbers["loss"]):
+                where = f"{self.title}: the loss is {numbers['loss']} in {self.unit} {done}"
+                raise UserError(f"{where}: it has diverged (a smaller --lr?)")
+        return {name: f"{value:.3g}" for name, value in numbers.items()}
+
+    def keep(self, done):
+        states = {name: module.state_dict() for name, module in self.modules.items()}
+        save_kept(self.path, {"epoch": done, "log": self.log, "modules": states})
 
 
-def save_grid(path: Path, images: Tensor, labels: Tensor):
-    """A picture of a distilled set: a row for each of the first 20 classes, up to ten images of it."""
-    images = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
-    classes, blank = labels.unique()[:20], images.new_full((1, *images.shape[1:]), 255).cpu()
-    rows = [images[labels == label][:10].cpu() for label in classes]
-    width = max(map(len, rows))
-    rows = [torch.cat([row, blank.expand(width - len(row), -1, -1, -1)]) for row in rows]
-    grid = torchvision.utils.make_grid(torch.cat(rows), nrow=width, pad_value=255)
-    picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
-    write_atomically(path, lambda beside: picture.save(beside, "PNG"))
+def restore(module, state):
+    module.load_state_dict(state)
+    if isinstance(module, torch.optim.Optimizer):  # another device may have kept it
+        for group in module.param_groups:
+            group["fused"] = module.defaults.get("fused")
 
 
-def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
-    """A distilled set as found in the wild: class folders (ours, RDED's, SRe2L's, LPLD's) or GIFT's data.pt.
+def run_students(data: Dataset, name: str, settings: dict, seeds, train, **beside) -> dict:
+    """train(seed, progress file) for each seed, once; what they scored, with all that it rests on, kept as result.json.
 
-    The class of a folder is the number in its name (00007, new007), or the data set's class of that name.
+    A student that is finished is kept as seed<n>.json and found there the next time.
     """
+    folder = stage_folder(data.runs, name, settings)
+    students, reused = [], 0
+    for seed in seeds:
+        file = folder / f"seed{seed}.json"
+        progress = folder / f"seed{seed}.progress.pt"
+        if file.exists():
+            reused += 1
+        else:
+            data.test.read()
+            save_kept(file, {**train(seed, progress), "made_with": made_with(data.device)})
+        progress.unlink(missing_ok=True)
+        students.append(load_kept(file))
+    result = {**scores(students), "settings": settings, **beside, "students": students}
+    file = folder / "result.json"
+    save_kept(file, {**result, "made_with": made_with(data.device)})
+    return {**result, "file": str(file), "reused": reused}
+
+
+def mean_std(values: list[float]) -> dict:
+    """Mean and population standard deviation over repeats, as GIFT's released code reports them."""
+    return {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "values": values}
+
+
+def scores(students: list[dict]) -> dict:
+    """Last-epoch accuracy on the test set, the result; where there are `checks`, the best of them too, which is not."""
+    result = {name: mean_std([student[name] for student in students]) for name in ("top1", "top5")}
+    if all("checks" in student for student in students):
+        best = [max(top1 for _, top1, _ in student["checks"]) for student in students]
+        result["best_check_top1"] = mean_std(best)
+    return result
+
+
+def spread(score: dict) -> str:
+    return f"{score['mean']:.1f} ± {score['std']:.1f}"
+
+
+def print_result(result: dict, teacher: Teacher | None):
+    count = len(result["students"])
+    trained = f"({count} x trained" + (f", {result['reused']} of them before)" if result["reused"] else ")")
+    print(f"result:   {result['file']}\n")
+    print(f"{'test set, %':36} top-1         top-5         {trained}")
+    print(f"{'last epoch: the result':36} {spread(result['top1']):12}  {spread(result['top5'])}")
+    if "best_check_top1" in result:
+        best = spread(result["best_check_top1"])
+        print(f"{'best of four checks: it flatters':36} {best:26}  (what the released code reports)")
+    if teacher:
+        print(f"{'teacher':36} {teacher.info['accuracy']:.1f}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stages, and files of ours: written whole, with a checksum, and found again by the settings that they were made with
+
+
+def stage(data: Dataset, name: str, settings: dict, make) -> tuple[Path, bool]:
+    """(the folder of a stage with these settings, whether it was there): make(folder) fills it, once."""
+    folder = stage_folder(data.runs, name, settings)
+    kept = read_settings(folder)
+    if "made_with" in kept:
+        return folder, True
+    more = make(folder) or {}
+    save_kept(folder / "settings.json", {**kept, **more, "made_with": made_with(data.device)})
+    (folder / "progress.pt").unlink(missing_ok=True)
+    return folder, False
+
+
+def stage_folder(parent: Path, name: str, settings: dict) -> Path:
+    """`name`, or `name-<digest>` where `name` was made with other settings, with these settings in settings.json."""
+    settings = json.loads(json.dumps(settings))  # as they will be read back: tuples are lists
+    for folder in (parent / name, parent / f"{name}-{digest(settings)}"):
+        try:
+            folder.mkdir(parents=True)  # fails if it is there: of two processes at once one gets the name
+            save_kept(folder / "settings.json", {"settings": settings})
+        except FileExistsError:
+            pass
+        kept = read_settings(folder).get("settings")
+        if kept == settings:
+            return folder
+        if kept:
+            other = [key for key in settings if kept.get(key) != settings[key]]
+            print(f"{folder} has other settings ({', '.join(other)}): {name}-{digest(settings)}", file=sys.stderr)
+    raise UserError(f"{folder} is in the way: it holds no settings of ours; move it away")
+
+
+def read_settings(folder: Path) -> dict:
+    """settings.json of a stage: {"settings": ...}, with "made_with" once the stage is finished; {} if there is none."""
+    file = folder / "settings.json"
+    if not file.is_file():
+        return {}
+    with reading("settings", file):
+        try:
+            kept = json.loads(file.read_text())
+        except ValueError:
+            kept = {}
+    if isinstance(kept, dict) and "digest" not in kept:
+        return {}  # somebody else's
+    return load_kept(file, "delete its folder, and it is made again")
+
+
+def save_kept(path: Path, content: dict):
+    """Write a file of ours, JSON or torch's by its suffix, with a checksum of its content in it."""
+    content = {**content, "digest": digest(content)}
+    if path.suffix == ".json":
+        text = json.dumps(content, indent=2) + "\n"
+        write_atomically(path, lambda beside: beside.write_text(text))
+    else:
+        write_atomically(path, lambda beside: torch.save(content, beside))
+
+
+def load_kept(path: Path, cure="delete it, and it is made again") -> dict:
+    """What save_kept wrote there; UserError if it is not what the file holds now."""
+    if not path.is_file():
+        raise UserError(damaged(path, cure))
+    with open(path, "rb") as file:
+        try:
+            is_json = path.suffix == ".json"
+            content = json.load(file) if is_json else torch.load(file, map_location="cpu", weights_only=True)
+        except Exception:  # damaged bytes make the readers fail in many ways; each means the same to the user
+            content = None
+    if not is_whole(content):
+        raise UserError(damaged(path, cure))
+    return {name: value for name, value in content.items() if name != "digest"}
+
+
+def damaged(path, cure="delete it, and it is made again") -> str:
+    return f"{path} is damaged: {cure}"
+
+
+def is_whole(content) -> bool:
+    """Whether it is a dict of save_kept's, with the content that its checksum was taken of."""
+    try:
+        rest = {name: value for name, value in content.items() if name != "digest"}
+        return content["digest"] == digest(rest)
+    except Exception:  # no dict, no checksum, nothing that a checksum can be taken of
+        return False
+
+
+def digest(content) -> str:
+    """Eight hex digits that name plain values, lists and dicts of them, and tensors (type, shape and every byte)."""
+
+    def of_tensor(tensor):
+        pixels = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        return [str(tensor.dtype), list(tensor.shape), hashlib.sha256(pixels).hexdigest()]
+
+    text = json.dumps(content, sort_keys=True, default=of_tensor)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def write_atomically(path: Path, write):
+    """Call write(a path beside `path`), then rename into place: a reader finds the whole file or none."""
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"--images {path} does not exist")
-    file = path / "data.pt" if (path / "data.pt").is_file() else path
-    kept = read_settings(path)
-    if kept and "made_with" not in kept:
-        raise UserError(f"--images {path} is unfinished: the command that makes it was stopped; run it again")
-    made_for = ((kept.get("settings") or {}).get("data") or {}).get("dataset")
-    images, labels, named = read_data_pt(file) if file.is_file() else (*read_distilled_folder(path, data), made_for)
-    known, plain = {plain_name(name) for name in DATASETS}, plain_name(named or data.name)
-    if plain in known and plain_name(data.name) in known and plain != plain_name(data.name):
-        raise UserError(f"--images {path} is of the data set {named}, says the file; this is {data.name}")
-    if not len(images):
-        raise UserError(f"--images {path} holds no images")
-    side = data.image_size
-    if images.shape[1:] != (3, side, side):
-        found = " x ".join(map(str, images.shape[1:]))
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no regular file: nothing is written there")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.????????"):
+            if time.time() - left.stat().st_mtime > 600:  # of a writer that was killed
+                left.unlink(missing_ok=True)
+        write(beside)
+        os.replace(beside, path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+        raise UserError(f"{path} cannot be written: {one_line(error)}") from None
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def made_with(device) -> dict:
+    """Command, hardware, versions and date, to stand beside a result."""
+    name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "device": name,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files of others, and what the user can put right
+
+
+class UserError(ValueError):
+    """What the user can put right: a script prints it as one line on stderr and ends with status 2."""
+
+
+def one_line(error) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextmanager
+def refused(words, *kinds):
+    """Whatever a library raises (of these kinds, if some are named) becomes `words` and its reason, as a UserError."""
+    kinds = kinds or (Exception,)
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        raise UserError(f"{words} ({one_line(error)})") from None
+
+
+@contextmanager
+def reading(what, path):
+    """Somebody else's file: whatever the library that reads it raises becomes a line with its path."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{what} {path} is no file")
+    with refused(f"{what} {path} cannot be read"):
+        yield
+
+
+def load_tensors(path, what):
+    """A torch file of plain tensors and numbers on the CPU; nothing in the file is executed (weights_only)."""
+    # torchvision's training scripts, and so many published teachers, store their options beside the weights.
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    if not Path(path).is_file():
+        raise UserError(f"{what}: there is no file {path}")
+    try:
+        with open(path, "rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be read: {one_line(error)}") from None
+    except Exception as error:  # damaged bytes make the reader fail in many ways; each means the same to the user
         raise UserError(
-            f"--images {path} holds images of {found}, {data.name} has 3 x {side} x {side} here (--image-size)"
+            f"{what}: {path} is not a whole torch file of plain tensors ({type(error).__name__}): truncated, damaged, "
+            "or holding objects that would run code"
+        ) from None
+
+
+def out_of_memory(error) -> bool:
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
+def run_script(main):
+    """Run a script's main(): bad input, or a file that cannot be read or written, is one line on stderr, status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal may lack the plus-minus sign
+    try:
+        main()
+    except BrokenPipeError:  # `| head` has read enough
+        sys.exit(1)
+    except (UserError, OSError, RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not out_of_memory(error):
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from what was kept last: stages, and each minute", file=sys.stderr)
+        sys.exit(130)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are one line, as all others here are, and which abbreviates nothing."""
+
+    def __init__(self, description):
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
-    counts = torch.bincount(labels.clamp(max=data.num_classes), minlength=data.num_classes)
-    if len(counts) > data.num_classes or counts.min() == 0:
-        found = f"{len(labels.unique())} classes, the last one number {labels.max()}"
-        raise UserError(f"--images {path} has images of {found}; {data.name} has classes 0 to {data.num_classes - 1}")
-    if ipc and (counts != ipc).any():
-        raise UserError(f"--images {path} has {counts.min()} to {counts.max()} images per class, not --ipc {ipc}")
-    info = {
-        "folder": str(path), "ipc": counts.max().item(), "count": len(images), "settings": kept.get("settings"),
-        "digest": digest({"images": images, "labels": labels}),
-    }  # fmt: skip
-    return Distilled(images.to(data.device), labels.to(data.device), info)
+
+    def error(self, message):
+        raise UserError(f"{message} ({self.prog} --help lists the options)")
 
 
-def plain_name(dataset) -> str:
-    return re.sub(r"[^a-z0-9]", "", str(dataset).lower())
+def at_least(least, kind=int, most=2**31):
+    def convert(text):
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"must be from {least} to {most}, not {text}")
+        return value
+
+    convert.__name__ = f"number from {least} to {most}"  # what argparse calls it in its message
+    return convert
 
 
-def read_data_pt(file: Path):
-    """GIFT's format: {"data": floats [N, 3, S, S] in [0, 1], "label": classes [N] or [N, 1], or soft [N, C] (DATM)}.
+def path_of(text) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return Path(text).expanduser()
 
-    And, if the file says so, under "dataset", of which data set: (images, labels, name or None).
+
+def common_options(description) -> Parser:
+    """The options that every script has, with the same meaning."""
+    parser = Parser(description)
+    add = parser.add_argument
+    add("--dataset", default="fashion", help=f"{', '.join(DATASETS)}, or a directory with train/ and val/ or test/")
+    add("--image-size", type=at_least(8), help="side of the images in pixels (default: the data set's)")
+    add("--colours", choices=COLOURS, help="normalisation (default: the data set's; tiny: SRe2L's for Tiny-ImageNet)")
+    add("--data-root", type=path_of, default=Path("data"), help="where data sets lie, or are downloaded to (data)")
+    add("--ipc", type=at_least(1), help="images per class (default: 10, or what --images holds)")
+    add("--arch", help="student: conv3 ... conv6, resnet18_modified or any torchvision classification model")
+    add("--teacher-arch", help="teacher (default: the student's)")
+    add("--teacher", type=path_of, help="teacher checkpoint, ours or a published one (default: train one, once)")
+    add("--teacher-epochs", type=at_least(1), help="epochs of the teacher's training (default: by data set)")
+    add("--width", type=at_least(1), help="channels of a ConvNet (default: 128 as in the papers, 64 on fashion)")
+    add("--seed", type=at_least(0), default=0, help="of everything random (default: 0)")
+    add("--device", help="cuda, cpu, ... (default: cuda if there is one)")
+    add("--precision", choices=("fp32", "bf16"), help="of training (default: bf16 on cuda, else fp32)")
+    add("--out", type=path_of, default=Path("runs"), help="where finished stages are kept and found again (runs)")
+    return parser
+
+
+def start(args) -> tuple[Dataset, str]:
+    """What the common options ask for first: device, precision, a place to write, and the data set.
+
+    Returns it and the student's network, which is built once, so that a name or side that cannot be is found now.
     """
-    kept = load_tensors(file, "--images")
-    images, labels = (kept.get("data"), kept.get("label")) if isinstance(kept, dict) else (None, None)
-    tensors = isinstance(images, Tensor) and isinstance(labels, Tensor)
-    if not tensors or images.dim() != 4 or labels.dim() < 1 or not 0 < len(labels) == len(images):
-        raise UserError(f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each")
-    if images.dtype != torch.uint8 and not (images.min() >= 0 and images.max() <= 1):
-        raise UserError(f"--images {file}: pixel values lie outside [0, 1]")
-    labels = labels.flatten(1).argmax(1) if labels.dim() > 1 and labels[0].numel() > 1 else labels.flatten()
-    if not (labels == labels.long()).all() or labels.min() < 0:
-        raise UserError(f"--images {file}: a label is no class index")
-    return images, labels.long(), kept.get("dataset")
+    device = set_up_device(args.device, args.precision)
+    check_writable(args.out, args.dataset)
+    data = load_dataset(
+        args.dataset, device, args.arch, args.image_size, args.width, args.colours, args.data_root, args.out
+    )
+    arch = args.arch or data.default_arch
+    build_model(arch, data.num_classes, data.image_size, data.default_width)
+    return data, arch
 
 
-def read_distilled_folder(path: Path, data: Dataset):
-    names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if set(names) <= set(data.class_names):
-        class_of = {name: data.class_names.index(name) for name in names}
-    else:  # sorted by number: new1000 comes after new999, not before new101
-        numbers = [re.fullmatch(r"(?:new|class)?_?(\d+)", name) for name in names]
-        if not all(numbers):
-            odd = names[[bool(n) for n in numbers].index(False)]
-            raise UserError(f"--images {path}: folder {odd} is neither numbered nor a class of {data.name}")
-        class_of = {name: int(number[1]) for name, number in zip(names, numbers, strict=True)}
-        if len(set(class_of.values())) < len(names):
-            raise UserError(f"--images {path}: two folders have the same number")
-    extensions = torchvision.datasets.folder.IMG_EXTENSIONS
-    files = [
-        (file, class_of[name])
-        for name in sorted(names, key=class_of.get)
-        for file in sorted(
-            (path / name).iterdir(), key=lambda f: ([int(n) for n in re.findall(r"\d+", f.stem)], f.name)
-        )
-        if file.suffix.lower() in extensions
-    ]
-    if not files:
-        raise UserError(f"--images {path} holds no images (class folders with {', '.join(extensions)} files)")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = list(pool.map(lambda entry: to_tensor(read_image(entry[0])), files))
-    sizes = {tuple(image.shape) for image in images}
-    if len(sizes) > 1:
-        raise UserError(f"--images {path} holds images of several sizes: {sorted(sizes)[:3]}")
-    return torch.stack(images), torch.tensor([label for _, label in files])
+def set_up_device(name=None, precision=None):
+    """The device, and all that is set for the whole process: precision, determinism, and memory on a CPU."""
+    global PRECISION
+    PRECISION = precision
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    with refused(f"--device {name} cannot be used", RuntimeError, AssertionError):
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    if device.type == "cuda":  # same seed, same device, same result: for every network that torch can do so for
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    return device
+
+
+def keep_freed_memory():
+    """Let glibc keep the memory that torch frees (mallopt(3): M_TRIM_THRESHOLD, M_MMAP_MAX); no result depends on it.
+
+    By default it gives large blocks back to the system, and a CPU run spends up to a third of its time on fresh zeroed
+    pages. Nothing is done where there is no glibc.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-1, 2**31 - 1)
+        libc.mallopt(-4, 0)
+
+
+def check_writable(folder: Path, *sources):
+    """Before any work: `folder` can be made and written to, and lies in none of the folders that are read."""
+    for source in sources:
+        read = Path(source).expanduser().resolve()
+        if read.is_dir() and (read == folder.resolve() or read in folder.resolve().parents):
+            raise UserError(f"--out {folder} lies in {source}, which is read: choose another")
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"--out {folder} cannot be written: {place} is no folder that may be written to")

@@ -18,12 +18,10 @@ Each cell trains students on a set: by gift.py's protocol, by RDED's own, or wit
 IOR and HLR as DD-Ranking (arXiv 2505.13300) defines them. Written: evaluate.json, evaluate.md, a picture of each set.
 """
 
-import argparse
 import math
 import os
 import sys
-import time
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,13 +29,13 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor
-from tqdm import tqdm
 
 import common
 import gift
 import lpqld
 import synthesize
-from common import Dataset, Distilled, Teacher, UserError
+from common import Dataset, Teacher, UserError
+from synthesize import Distilled
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The metrics
@@ -55,8 +53,9 @@ def hard_label_recovery(full_top1: float, hard_top1: float) -> float:
 
 def image_bytes(path: Path) -> int:
     """Bytes of a set's image files, or of its data.pt."""
-    if path.is_file() or (path / "data.pt").is_file():
-        return os.path.getsize(path if path.is_file() else path / "data.pt")
+    for file in (path, path / "data.pt"):
+        if file.is_file():
+            return os.path.getsize(file)
     extensions = torchvision.datasets.folder.IMG_EXTENSIONS
     return sum(os.path.getsize(file) for file in path.glob("*/*") if file.suffix.lower() in extensions)
 
@@ -66,68 +65,31 @@ def weight_bytes(teacher: Teacher) -> int:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sets and cells
-
-
-class Set(NamedTuple):
-    name: str  # as on the command line
-    distilled: Distilled
-    bytes: int
-    similarity: float | None
-
-
-class Cell(NamedTuple):
-    set: Set
-    arch: str
-    loss: str  # of gift.py, or the name of a label pool
-    optimizer: str
-
-
-def with_options(args, **changed) -> argparse.Namespace:
-    return argparse.Namespace(**{**vars(args), **changed})
-
-
-def read_sets(args, data: Dataset, teacher: Teacher | None) -> list[Set]:
-    """The sets of --images, and a random one for each number of images per class that they have; random ones first."""
-    found = {}
-
-    def take(name, path):
-        distilled = common.load_distilled(path, data, None if name == path else args.ipc)
-        if distilled.info["digest"] not in {kept.distilled.info["digest"] for kept in found.values()}:
-            similarity = None
-            if teacher:
-                features = lpqld.teacher_features(teacher.model, distilled.images, data.colours)
-                similarity = lpqld.within_class_similarity(features, distilled.labels)
-            found[name] = Set(str(name), distilled, image_bytes(Path(path)), similarity)
-
-    for name in args.images:
-        take(name, synthesize.distil(name, args, data, teacher) if name in synthesize.METHODS else name)
-    if teacher or not args.labels:
-        for ipc in sorted({kept.distilled.info["ipc"] for kept in found.values() if is_even(kept)}):
-            if ipc <= data.train.labels.bincount().min():
-                folder = synthesize.distil("random", with_options(args, ipc=ipc), data, None)
-                name = "random" if len(found) == 1 or ipc == (args.ipc or 10) else f"random, {ipc} per class"
-                take(name, folder)
-    return sorted(found.values(), key=lambda kept: not is_random(kept))
-
-
-def is_random(kept: Set) -> bool:
-    return (kept.distilled.info["settings"] or {}).get("method") == "random"
-
-
-def is_even(kept: Set) -> bool:
-    return len(kept.distilled.labels.bincount().unique()) == 1
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # RDED's own student protocol (arXiv 2312.03526; released code: LINs-lab/RDED, argument.py and validation/)
 
 RDED_DECAY = {"adamw": 0.01, "sgd": 1e-4}  # sgd, momentum 0.9: an option of the release, for no published figure
 RDED_RATES = {  # of AdamW by student; for all others 1e-3: ConvNets and ResNets as released, the rest ours
-    "vgg11": 5e-4, "efficientnet_b0": 2e-3, "mobilenet_v2": 2.5e-3, "alexnet": 1e-4, "vit_b_16": 1e-4,
+    "vgg11": 5e-4,
+    "efficientnet_b0": 2e-3,
+    "mobilenet_v2": 2.5e-3,
+    "alexnet": 1e-4,
+    "vit_b_16": 1e-4,
     "swin_v2_t": 1e-4,
-}  # fmt: skip
+}
 RDED_SPECIAL = ("cifar100", "conv3", "conv3")  # data set, teacher, student: batches of 25 and a rate of 2e-3
+
+
+@dataclass
+class RdedProtocol:
+    arch: str
+    loss: str
+    optimizer: str
+    lr: float
+    weight_decay: float
+    epochs: int
+    batch_size: int
+    factor: int  # tiles per side of mosaics; 1: whole images
+    enlarge: int | None  # test images are resized to this side, and their centre is cut out
 
 
 def rded_learning_rate(dataset: str, teacher: str, arch: str, optimizer: str) -> float:
@@ -142,7 +104,31 @@ def rded_batch_size(dataset: str, teacher: str, arch: str, ipc: int, num_classes
         return 100
     if (dataset, teacher, arch) == RDED_SPECIAL:
         return 25
-    return (10 if ipc < 10 else 50 if ipc < 50 else 100) * (2 if num_classes in (100, 1000) else 1)
+    size = 10 if ipc < 10 else 50
+    size = 100 if ipc >= 50 else size
+    return 2 * size if num_classes in (100, 1000) else size
+
+
+def rded_protocol(
+    data: Dataset, teacher: Teacher, distilled: Distilled, arch, loss, optimizer, factor=1, epochs=None
+) -> RdedProtocol:
+    which = data.name, teacher.info["arch"], arch
+    batch_size = rded_batch_size(*which, distilled.info["ipc"], data.num_classes)
+    # Released: S // 7 * 8, then the centre: 32 -> 32, 64 -> 72. Sets with a margin of their own keep it: 256 -> 224 as
+    # released, 146 -> 128 as GIFT's (released: 144)
+    larger = data.image_size // 7 * 8
+    enlarge = larger if larger > data.image_size and data.test.fit != "margin" else None
+    return RdedProtocol(
+        arch=arch,
+        loss=loss,
+        optimizer=optimizer,
+        lr=rded_learning_rate(*which, optimizer),
+        weight_decay=RDED_DECAY[optimizer],
+        epochs=epochs or 300,
+        batch_size=min(len(distilled.images), batch_size),
+        factor=factor,
+        enlarge=enlarge,
+    )
 
 
 def rded_learning_rate_factor(epoch: int, epochs: int) -> float:
@@ -159,159 +145,222 @@ def shuffle_strips(images: Tensor, factor: int, *seed: int) -> Tensor:
     return images.gather(3, columns).gather(2, rows.transpose(2, 3))
 
 
-def rded_batches(distilled: Distilled, data: Dataset, run: dict, seed: int, epoch: int):
+def rded_batches(distilled: Distilled, data: Dataset, protocol: RdedProtocol, seed: int, epoch: int):
     """(images, labels) of an epoch's steps: strips shuffled and a crop (nothing at factor 1), flip, CutMix."""
+    side, size, factor = data.image_size, protocol.batch_size, protocol.factor
     order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
-    batches = gift.split_batches(common.send(order, data.device), run["batch_size"])
-    for step, batch in enumerate(batches):
-        images, stream = distilled.images[batch], (seed, common.VIEW, epoch, step)
-        if run["factor"] > 1:
-            images = shuffle_strips(images, run["factor"], seed, common.TILES, epoch, step)
-        draws = lpqld.view_draws(len(batch), data.image_size, "cutmix", True, *stream, scale=(1 / run["factor"], 1))
-        views = lpqld.label_view(images, common.send(draws, data.device), "cutmix", data.colours)
-        yield views, distilled.labels[batch]
+    batches = common.split_batches(common.send(order, data.device), size)
+    whole = [step for step, batch in enumerate(batches) if len(batch) == size]
+    groups = common.steps_together(whole, size, side, data.device) + [
+        [step] for step in range(len(whole), len(batches))
+    ]
+    for steps in groups:
+        images = [distilled.images[batches[step]] for step in steps]
+        if factor > 1:
+            streams = [(seed, common.TILES, epoch, step) for step in steps]
+            images = [shuffle_strips(some, factor, *stream) for some, stream in zip(images, streams, strict=True)]
+        count = len(images[0])
+        streams = [(seed, common.VIEW, epoch, step) for step in steps]
+        draws = [lpqld.view_draws(count, side, "cutmix", True, *stream, scale=(1 / factor, 1)) for stream in streams]
+        draws = common.send(torch.stack(draws), data.device)
+        views = lpqld.label_view(torch.cat(images), draws, "cutmix", data.colours)
+        labels = [distilled.labels[batches[step]] for step in steps]
+        yield from zip(views.split(count), labels, strict=True)
 
 
-def train_rded_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: dict, seed: int, progress: Path):
+def train_rded_student(
+    data: Dataset, teacher: Teacher, distilled: Distilled, protocol: RdedProtocol, seed: int, progress: Path
+) -> dict:
     """Train one student by RDED's protocol; it is tested every tenth epoch of the last fifth, as released."""
-    common.seed_torch(seed, common.WEIGHTS)
-    student = common.build_model(run["arch"], data.num_classes, data.image_size, run["width"]).to(data.device)
-    network, labeller = (common.compiled(model, run["compile"]) for model in (student, teacher.model))
-    optimizer, epochs = lpqld.make_optimizer(student, run), run["epochs"]
-    progress = common.Progress(progress, student=student, optimizer=optimizer)
-    first, kept = progress.load()
-    checks, before = kept or ([], 0.0)
-    started = time.monotonic() - before
-    bar = tqdm(range(first, epochs), f"student, seed {seed}", epochs, initial=first, unit="epoch", leave=False)
-    for epoch in bar:
+    student = common.new_student(data, protocol.arch, seed)
+    optimizer = lpqld.make_optimizer(student, protocol.optimizer, protocol.lr, protocol.weight_decay)
+    epochs = protocol.epochs
+    log = {"checks": []}
+    title = f"student, seed {seed}"
+    for epoch in common.Resumable(progress, epochs, title, log, student=student, optimizer=optimizer):
         student.train()
         common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
-        for group in optimizer.param_groups:
-            group["lr"] = run["lr"] * rded_learning_rate_factor(epoch, epochs)
-        for images, labels in rded_batches(distilled, data, run, seed, epoch):
+        common.set_rate(optimizer, protocol.lr * rded_learning_rate_factor(epoch, epochs))
+        for images, labels in rded_batches(distilled, data, protocol, seed, epoch):
             with torch.no_grad(), common.autocast(data.device):
-                network(images)  # released, for a figure on its log; it updates the BatchNorm statistics once more
-            loss = gift.training_step(network, labeller, optimizer, images, labels, run["loss"])
-        if epoch % 10 == 9 or epoch == epochs - 1:
-            if not loss.isfinite():
-                raise UserError(f"the loss is {loss.item()} in epoch {epoch + 1}: training diverged")
-            if epoch > 0.8 * epochs or epoch == epochs - 1:
-                checks.append((epoch + 1, *common.accuracy(student, data.test, data.colours, enlarge=run["enlarge"])))
-            bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{checks[-1][1]:.1f}" if checks else "-")
-        progress.save(epoch + 1, (checks, time.monotonic() - started))
-    seconds = round(time.monotonic() - started, 1)
-    return {"seed": seed, "top1": checks[-1][1], "top5": checks[-1][2], "checks": checks, "seconds": seconds}
+                student(images)  # released, for a figure on its log; it updates the BatchNorm statistics once more
+            log["loss"] = gift.training_step(student, teacher.model, optimizer, images, labels, protocol.loss)
+        is_last = epoch == epochs - 1
+        if is_last or (epoch % 10 == 9 and epoch > 0.8 * epochs):
+            log["top1"], log["top5"] = common.accuracy(student, data.test, data.colours, enlarge=protocol.enlarge)
+            log["checks"].append((epoch + 1, log["top1"], log["top5"]))
+    names = ("top1", "top5", "checks", "seconds")
+    return {"seed": seed, **{name: log[name] for name in names}}
 
 
-def rded_settings(args, data: Dataset, teacher: Teacher, cell: Cell) -> dict:
-    # Released: S // 7 * 8, then the centre: 32 -> 32, 64 -> 72. Sets with a margin of their own keep it: 256 -> 224 as
-    # released, 146 -> 128 as GIFT's (released: 144)
-    enlarged = data.image_size // 7 * 8
-    info, count = cell.set.distilled.info, len(cell.set.distilled.images)
-    which = data.name, teacher.info["arch"], cell.arch
-    return {
-        "stage": "rded protocol", "data": data.describe(), "images": info["digest"], "ipc": info["ipc"],
-        "teacher": teacher.info["digest"], "arch": cell.arch, "width": data.default_width, "loss": cell.loss,
-        "optimizer": cell.optimizer, "lr": rded_learning_rate(*which, cell.optimizer),
-        "weight_decay": RDED_DECAY[cell.optimizer],
-        "epochs": args.epochs or 300, "precision": common.precision_on(data.device), "compile": args.compile,
-        "batch_size": min(count, rded_batch_size(*which, info["ipc"], data.num_classes)),
-        "factor": args.view_factor or 1,
-        "enlarge": enlarged if enlarged > data.image_size and data.test.fit != "margin" else None,
+def train_rded_students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: RdedProtocol, seeds) -> dict:
+    settings = {
+        "stage": "rded protocol", "data": data.describe(), "images": distilled.info["digest"],
+        "ipc": distilled.info["ipc"], "teacher": teacher.info["digest"], "width": data.default_width,
+        "precision": common.precision_on(data.device), **asdict(protocol),
     }  # fmt: skip
 
-
-def train_by_rded(args, data: Dataset, teacher: Teacher, cell: Cell) -> dict:
-    run = rded_settings(args, data, teacher, cell)
-    name = f"rded-{Path(cell.set.distilled.info['folder']).resolve().name}-{cell.arch}-{cell.loss}-{cell.optimizer}"
-    folder = common.stage_folder(args.out / data.name, name, run)
-
     def train(seed, progress):
-        return train_rded_student(cell.set.distilled, teacher, data, run, seed, progress)
+        return train_rded_student(data, teacher, distilled, protocol, seed, progress)
 
-    seeds = range(args.seed, args.seed + args.repeats)
-    students = common.repeat(train, seeds, folder, data.device, say=lambda line: None)
-    result = {"settings": run, "teacher": teacher.info, "images": cell.set.distilled.info, "students": students}
-    result = {**common.scores(students), **result}
-    common.save_json(folder / "result.json", {**result, "made_with": common.made_with(data.device)})
-    return {**result, "file": str(folder / "result.json")}
+    name = f"rded-{distilled.name}-{protocol.arch}-{protocol.loss}-{protocol.optimizer}"
+    return common.run_students(data, name, settings, seeds, train, teacher=teacher.info, images=distilled.info)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Cells
+# Sets and cells
 
 
-def train_cell(args, data: Dataset, teacher: Teacher | None, cell: Cell, pool_file: Path | None) -> dict:
+class Set(NamedTuple):
+    name: str  # as on the command line
+    distilled: Distilled
+    bytes: int
+    similarity: float | None
+
+    @property
+    def is_random(self) -> bool:
+        return self.distilled.info["settings"].get("method") == "random"
+
+    @property
+    def is_even(self) -> bool:
+        return len(self.distilled.labels.bincount().unique()) == 1
+
+
+class Cell(NamedTuple):
+    set: Set
+    arch: str
+    loss: str  # of gift.py, or the name of a label pool
+    optimizer: str
+
+
+class Training(NamedTuple):
+    """What all cells have in common."""
+
+    protocol: str  # gift, rded or pool
+    epochs: int | None
+    seeds: range
+    view_factor: int | None
+    pool: lpqld.LabelPool | None  # of the set that --labels is for
+
+
+def describe_set(name, distilled: Distilled, data: Dataset, teacher: Teacher | None) -> Set:
+    similarity = None
+    if teacher:
+        features = synthesize.teacher_features(teacher.model, distilled.images, data.colours)
+        similarity = synthesize.within_class_similarity(features, distilled.labels)
+    return Set(str(name), distilled, image_bytes(Path(distilled.info["folder"])), similarity)
+
+
+def with_random_ones(sets: list[Set], data: Dataset, teacher: Teacher | None, ipc: int, seed: int) -> list[Set]:
+    """The sets, and a random one for each number of images per class that they have; random ones first, none twice."""
+    fewest = data.train.labels.bincount().min()
+    for size in sorted({kept.distilled.info["ipc"] for kept in sets if kept.is_even}):
+        if size <= fewest:
+            name = "random" if len(sets) == 1 or size == ipc else f"random, {size} per class"
+            distilled = synthesize.distil("random", data, None, size, seed)
+            sets = [*sets, describe_set(name, distilled, data, teacher)]
+    return sets
+
+
+def each_once(sets: list[Set]) -> list[Set]:
+    """Random sets first; of several with the same images the first."""
+    found = {}
+    for kept in sets:
+        found.setdefault(kept.distilled.info["digest"], kept)
+    return sorted(found.values(), key=lambda kept: not kept.is_random)
+
+
+def train_cell(data: Dataset, teacher: Teacher | None, cell: Cell, training: Training) -> dict:
     """Students of a cell, by GIFT's or RDED's protocol or, with a label pool, LPQLD's; finished ones are read."""
-    quiet = {"say": lambda line: None}  # a table is being shown
-    options = with_options(args, arch=cell.arch, loss=cell.loss, optimizer=cell.optimizer)
-    if not pool_file:
-        if args.protocol == "rded":
-            result = train_by_rded(args, data, teacher, cell)
-        else:
-            result = gift.train_and_report(options, data, teacher, cell.set.distilled, **quiet)
-        return {**result, "label_bytes": 0 if cell.loss == "ce" else weight_bytes(teacher)}
-    options.protocol = None
-    protocol = lpqld.protocol_for(data, options, len(cell.set.distilled.images))
-    if cell.set.name != str(args.images[0]):  # the baseline's labels are made as those of the pool were
-        made = common.load_tensors(pool_file, "label pool")["settings"]
-        names = ("epochs", "batch_size", "prune", "top_k")
-        view = {name: made["view"][name] for name in ("mix", "flip")}
-        protocol = replace(protocol, **{name: made[name] for name in names}, **view)
-        pool = lpqld.label_pool(options, protocol, data, cell.set.distilled, teacher)
+    distilled, epochs, factor = cell.set.distilled, training.epochs, training.view_factor
+    if training.protocol == "pool":
+        return train_from_pool(data, teacher, cell, training)
+    if training.protocol == "rded":
+        protocol = rded_protocol(data, teacher, distilled, cell.arch, cell.loss, cell.optimizer, factor, epochs)
+        result = train_rded_students(data, teacher, distilled, protocol, training.seeds)
     else:
-        pool = lpqld.load_pool(pool_file, data, cell.set.distilled, teacher)
-    protocol = replace(protocol, epochs=args.epochs or pool.settings["epochs"])
-    return lpqld.train_and_report(options, protocol, data, cell.set.distilled, pool, **quiet)
+        protocol = gift.protocol_for(
+            data, distilled, cell.arch, cell.loss, cell.optimizer, epochs=epochs, view_factor=factor
+        )
+        result = gift.train_students(data, teacher, distilled, protocol, training.seeds)
+    return {**result, "label_bytes": 0 if cell.loss == "ce" else weight_bytes(teacher)}
+
+
+def train_from_pool(data: Dataset, teacher: Teacher | None, cell: Cell, training: Training) -> dict:
+    """By lpqld.py's protocol; a baseline's labels are made as those of the pool were."""
+    distilled, pool = cell.set.distilled, training.pool
+    labels = {name: getattr(pool.protocol, name) for name in lpqld.LABEL_SETTINGS}
+    protocol = lpqld.protocol_for(data, len(distilled.images), **labels)
+    if len(distilled.images) != len(pool.images) or distilled.info["digest"] != pool.info["settings"]["images (hash)"]:
+        pool = lpqld.label_pool(data, teacher, distilled, protocol, training.seeds[0])
+    protocol = replace(protocol, epochs=training.epochs or pool.protocol.epochs)
+    return lpqld.train_students(data, distilled, pool, protocol, cell.arch, training.seeds)
 
 
 def row_of(cell: Cell, result: dict, data: Dataset, random_top1: float | None, full_top1: float | None) -> dict:
     top1, size = result["top1"]["mean"], cell.set.bytes + result["label_bytes"]
     seconds = [student["seconds"] for student in result["students"]]
     return {
-        "images": cell.set.name, "ipc": cell.set.distilled.info["ipc"], "arch": cell.arch,
-        "loss": cell.loss, "optimizer": cell.optimizer,
-        "top1": result["top1"], "top5": result["top5"], "best_check_top1": result.get("best_check_top1"),
-        "ior": None if is_random(cell.set) else improvement_over_random(top1, random_top1),
+        **names_of(cell),
+        "top1": result["top1"],
+        "top5": result["top5"],
+        "best_check_top1": result.get("best_check_top1"),
+        "ior": None if cell.set.is_random else improvement_over_random(top1, random_top1),
         "hlr": hard_label_recovery(full_top1, top1) if cell.loss == "ce" and full_top1 is not None else None,
-        "image_bytes": cell.set.bytes, "label_bytes": result["label_bytes"],
-        "share_of_original": size / data.train.stored_bytes, "within_class_similarity": cell.set.similarity,
-        "seconds_per_student": sum(seconds) / len(seconds), "result": result["file"],
-    }  # fmt: skip
+        "image_bytes": cell.set.bytes,
+        "label_bytes": result["label_bytes"],
+        "share_of_original": size / data.train.stored_bytes,
+        "within_class_similarity": cell.set.similarity,
+        "seconds_per_student": sum(seconds) / len(seconds),
+        "result": result["file"],
+    }
+
+
+def names_of(cell: Cell) -> dict:
+    ipc = cell.set.distilled.info["ipc"]
+    return {"images": cell.set.name, "ipc": ipc, "arch": cell.arch, "loss": cell.loss, "optimizer": cell.optimizer}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The table
 
-COLUMNS = ("images", "IPC", "network", "loss", "optimizer", "top-1, %", "top-5, %", "best", "IOR", "HLR", "images, B",
-           "labels, B", "share", "similarity", "s")  # fmt: skip
-WIDTHS = (22, 4, 18, 10, 9, 11, 11, 5, 6, 6, 10, 11, 7, 10, 6)
+
+def number(form):
+    return lambda value: "-" if value is None else form.format(value)
+
+
+COLUMNS = {  # heading: (width, key of a row, how it is shown)
+    "images": (22, "images", str),
+    "IPC": (4, "ipc", str),
+    "network": (18, "arch", str),
+    "loss": (10, "loss", str),
+    "optimizer": (9, "optimizer", str),
+    "top-1, %": (11, "top1", common.spread),
+    "top-5, %": (11, "top5", common.spread),
+    "best": (5, "best_check_top1", lambda best: f"{best['mean']:.1f}" if best else "-"),
+    "IOR": (6, "ior", number("{:+.1f}")),
+    "HLR": (6, "hlr", number("{:.1f}")),
+    "images, B": (10, "image_bytes", number("{:,}")),
+    "labels, B": (11, "label_bytes", number("{:,}")),
+    "share": (7, "share_of_original", number("{:.1%}")),
+    "similarity": (10, "within_class_similarity", number("{:.3f}")),
+    "s": (6, "seconds_per_student", number("{:.0f}")),
+}
 
 
 def cells_of(row: dict) -> list[str]:
     """A row as words; "-" where there is nothing to show, and what went wrong in place of a result."""
-
-    def show(value, form):
-        return "-" if value is None else form.format(value)
-
-    named = [row["images"], str(row["ipc"]), row["arch"], row["loss"], row["optimizer"]]
+    words = [show(row[key]) for _, key, show in COLUMNS.values() if key in row]
     if "failed" in row:
-        return [*named, f"failed: {row['failed']}", *[""] * (len(COLUMNS) - len(named) - 1)]
-    return [
-        *named,
-        "{mean:.1f} ± {std:.1f}".format(**row["top1"]), "{mean:.1f} ± {std:.1f}".format(**row["top5"]),
-        show((row["best_check_top1"] or {}).get("mean"), "{:.1f}"),
-        show(row["ior"], "{:+.1f}"), show(row["hlr"], "{:.1f}"), f"{row['image_bytes']:,}", f"{row['label_bytes']:,}",
-        f"{100 * row['share_of_original']:.1f} %", show(row["within_class_similarity"], "{:.3f}"),
-        f"{row['seconds_per_student']:.0f}",
-    ]  # fmt: skip
+        words.append(f"failed: {row['failed']}")
+    return words + [""] * (len(COLUMNS) - len(words))
 
 
 def print_row(words):
-    name, *others = words
-    name = name if len(name) <= WIDTHS[0] else "…" + name[1 - WIDTHS[0] :]
-    shown = [f"{name:{WIDTHS[0]}}", *(f"{word:>{width}}" for word, width in zip(others, WIDTHS[1:], strict=True))]
-    print(" ".join(shown).rstrip(), flush=True)
+    widths = [width for width, _, _ in COLUMNS.values()]
+    name = words[0] if len(words[0]) <= widths[0] else "…" + words[0][1 - widths[0] :]
+    others = [f"{word:>{width}}" for word, width in zip(words[1:], widths[1:], strict=True)]
+    print(" ".join([f"{name:{widths[0]}}", *others]).rstrip(), flush=True)
 
 
 def markdown(rows: list[dict], heading: str) -> str:
@@ -319,11 +368,22 @@ def markdown(rows: list[dict], heading: str) -> str:
     return "\n".join(lines + ["| " + " | ".join(cells_of(row)) + " |" for row in rows]) + "\n"
 
 
+def write_tables(folder: Path, rows: list[dict], about: dict, device):
+    """evaluate.json and evaluate.md, as far as the sweep has come."""
+    made, teacher, settings = common.made_with(device), about["teacher"], about["settings"]
+    teacher = f"teacher {teacher['arch']}, {teacher['accuracy']:.1f} %" if teacher else "no teacher"
+    heading = f"`{made['command']}`: {settings['data']['dataset']}, {teacher}; last epoch, {len(settings['seeds'])} "
+    heading += f"students each; {made['device']}, torch {made['torch']}, {made['date'][:10]}"
+    text = markdown(rows, heading)
+    common.write_atomically(folder / "evaluate.md", lambda beside: beside.write_text(text, encoding="utf-8"))
+    common.save_kept(folder / "evaluate.json", {"rows": rows, **about, "made_with": made})
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The script
 
 
-def read_options():
+def read_options(argv):
     parser = common.common_options(__doc__)
     add, positive = parser.add_argument, common.at_least(1)
     methods = ", ".join(synthesize.METHODS)
@@ -335,97 +395,121 @@ def read_options():
     add("--repeats", type=positive, default=3, help="students of each cell, seeds --seed, --seed + 1, ... (default: 3)")
     add("--epochs", type=positive, help="of the students (default: by data set)")
     add("--view-factor", type=positive, help="tiles per side of mosaics (default: by the sets)")
-    add("--labels", type=Path, help="a label pool of lpqld.py for the one set, instead of a teacher")
-    args = parser.parse_args()
-    if args.labels and (len(args.images) > 1 or args.losses or args.optimizers or args.protocol):
-        raise UserError("--labels holds the labels of one set, and lpqld.py's protocol: one --images, no --losses, "
-                        "no --optimizers, no --protocol")  # fmt: skip
+    add("--labels", type=common.path_of, help="a label pool of lpqld.py for the one set, instead of a teacher")
+    args = parser.parse_args(argv)
+    if args.labels:
+        others = args.losses or args.optimizers or args.protocol
+        if len(args.images) > 1 or others or args.images[0] in synthesize.METHODS:
+            raise UserError("--labels holds the labels of one set, and lpqld.py's protocol: one folder as --images, no "
+                            "--losses, no --optimizers, no --protocol")  # fmt: skip
     if args.protocol == "rded" and set(args.optimizers or []) - set(RDED_DECAY):
         raise UserError(f"--optimizers: RDED's protocol has {', '.join(RDED_DECAY)}")
-    # what gift.py and lpqld.py are asked for on their own command lines, and here by data set or by the pool
-    args.lr = args.batch_size = args.prune = args.top_k = args.mix = args.reuse = None
-    args.no_calibration = False
+    args.archs = args.archs or ([args.arch] if args.arch else None)
+    args.arch = args.arch or (args.archs or [None])[0]
+    args.protocol = "pool" if args.labels else args.protocol or "gift"
+    args.losses = (
+        args.losses
+        or {"gift": ["gift", "ce"], "rded": ["kl"], "pool": [args.labels and args.labels.name]}[args.protocol]
+    )
+    args.optimizers = args.optimizers or ["(pool)" if args.labels else "adamw"]
     return args
 
 
-def main():
-    args = read_options()
-    archs = args.archs or ([args.arch] if args.arch else [])
-    args.arch = args.arch or (archs[0] if archs else None)
-    data = common.load_dataset(args)
-    archs = archs or [data.default_arch]
-    for arch in archs:
-        common.build_model(arch, data.num_classes, data.image_size)  # complains in good time
-    made = [name for name in args.images if name in synthesize.METHODS]
-    for name in made:
-        synthesize.check_request(name, args, data)
-    for name in set(args.images) - set(made):
-        common.load_distilled(name, data)
-    teacher = None if args.labels and not args.teacher and not made else common.load_teacher(args, data)
-    sets = read_sets(args, data, teacher)
-    labels = None
-    if args.labels:  # read once more for its cell; here it complains in good time
-        (given,) = (kept for kept in sets if kept.name == args.images[0])
-        labels = lpqld.load_pool(args.labels, data, given.distilled, teacher).info["digest"]
-    if args.protocol == "rded":
-        factors = [(kept.distilled.info["settings"] or {}).get("factor", 1) for kept in sets]
-        args.view_factor = args.view_factor or max(factors)  # of every set: a baseline is trained in the same way
-        if data.image_size % args.view_factor:
-            raise UserError(f"--view-factor {args.view_factor} does not divide the side of {data.image_size} px")
-        print(f"          RDED's protocol, mosaics of {args.view_factor} x {args.view_factor}")
-        if data.colours != common.IMAGENET_COLOURS:
-            print("hint:     RDED's own figures have ImageNet's colours on every data set: --colours imagenet")
-    losses = args.losses or (["kl"] if args.protocol == "rded" else ["gift", "ce"])
-    losses = [args.labels.name] if args.labels else losses
-    optimizers = ["(pool)"] if args.labels else args.optimizers or ["adamw"]
-    full = {arch: full_data_top1(args, data, teacher, arch) for arch in archs} if "ce" in losses else {}
+def main(argv=None) -> dict:
+    args = read_options(argv)
+    data, arch = common.start(args)
+    archs = args.archs or [arch]
+    teacher_arch = args.teacher_arch or arch
+    for name in archs:
+        common.build_model(name, data.num_classes, data.image_size)  # complains in good time
+    gift.check_view_factor(args.view_factor, data)
+    given = [synthesize.find_images(name, data, None, teacher_arch) for name in args.images]
+    pool = lpqld.load_pool(args.labels, data, given[0]) if args.labels else None
+    teacher = None
+    if args.teacher or not args.labels:
+        teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
 
-    cells = [Cell(kept, a, loss, o) for a in archs for loss in losses for o in optimizers for kept in sets]
+    sets = []
+    for name, distilled in zip(args.images, given, strict=True):
+        distilled = distilled or synthesize.distil(name, data, teacher, args.ipc, args.seed)
+        sets.append(describe_set(name, distilled, data, teacher))
+    if teacher:
+        sets = with_random_ones(sets, data, teacher, args.ipc or 10, args.seed)
+    sets = each_once(sets)
+    view_factor = args.view_factor
+    if args.protocol == "rded":
+        view_factor = rded_factor(args.view_factor, sets, data)
+    full = {}
+    if "ce" in args.losses:
+        full = {name: full_data_top1(data, teacher, name, args.teacher_epochs, args.seed) for name in archs}
+
+    seeds = range(args.seed, args.seed + args.repeats)
+    training = Training(args.protocol, args.epochs, seeds, view_factor, pool)
     settings = {
         "stage": "evaluate", "data": data.describe(), "images": [kept.distilled.info["digest"] for kept in sets],
-        "teacher": teacher.info["digest"] if teacher else None, "archs": archs, "losses": losses,
-        "optimizers": optimizers, "epochs": args.epochs, "seed": args.seed, "repeats": args.repeats,
-        "labels": labels, "protocol": args.protocol or "gift", "precision": common.precision_on(data.device),
-        "compile": args.compile, "view_factor": args.view_factor,
+        "teacher": teacher.info["digest"] if teacher else None, "archs": archs, "losses": args.losses,
+        "optimizers": args.optimizers, "epochs": args.epochs, "seeds": list(seeds),
+        "labels": pool.info["digest"] if pool else None, "protocol": args.protocol,
+        "precision": common.precision_on(data.device), "view_factor": view_factor,
     }  # fmt: skip
-    folder = common.stage_folder(args.out / data.name, "evaluate", settings)
-    for kept in sets:
-        common.save_grid(
-            folder / f"grid-{kept.distilled.info['digest']}.png", kept.distilled.images, kept.distilled.labels
-        )
     about = {
         "full_data_hard_label_top1": full, "original_bytes": data.train.stored_bytes, "settings": settings,
         "teacher": teacher.info if teacher else None, "sets": {kept.name: kept.distilled.info for kept in sets},
     }  # fmt: skip
+    folder = common.stage_folder(data.runs, "evaluate", settings)
+    for kept in sets:
+        path = folder / f"grid-{kept.distilled.info['digest']}.png"
+        synthesize.save_grid(path, kept.distilled.images, kept.distilled.labels)
+    cells = [
+        Cell(kept, name, loss, optimizer)
+        for name in archs
+        for loss in args.losses
+        for optimizer in args.optimizers
+        for kept in sets
+    ]
+    rows = train_cells(data, teacher, cells, training, folder, about)
+    known = ", ".join(f"{name} {top1:.1f} %" for name, top1 in full.items() if top1 is not None)
+    print(f"\nfull data with hard labels: {known}" if known else "")
+    print(f"table:    {folder / 'evaluate.md'}, {folder / 'evaluate.json'}; pictures: {folder}/grid-*.png")
+    failed = [row["failed"] for row in rows if "failed" in row]
+    if len(failed) == len(rows):
+        raise UserError(f"every cell failed: {failed[0]}")
+    if failed:
+        print(f"warning: {len(failed)} of {len(rows)} cells failed", file=sys.stderr)
+    return {"rows": rows, **about, "made_with": common.made_with(data.device), "file": str(folder / "evaluate.json")}
+
+
+def train_cells(data: Dataset, teacher, cells: list[Cell], training: Training, folder: Path, about: dict):
+    """A row for each cell, printed and written as soon as it is there; one that fails is marked, and the others go on."""
     rows, random_top1 = [], {}
     print()
-    print_row(COLUMNS)
+    print_row(list(COLUMNS))
     for cell in cells:
         size = cell.set.distilled.info["ipc"], *cell[1:]
         try:
-            result = train_cell(args, data, teacher, cell, args.labels)
-            if is_random(cell.set):
+            result = train_cell(data, teacher, cell, training)
+            if cell.set.is_random:
                 random_top1.setdefault(size, result["top1"]["mean"])
-            baseline = random_top1.get(size) if is_even(cell.set) else None
-            rows.append(row_of(cell, result, data, baseline, full.get(cell.arch)))
-        except (UserError, RuntimeError, MemoryError) as error:  # a marked cell; the others go on
-            reason = " ".join(str(error).split()) or type(error).__name__
-            named = {"images": cell.set.name, "ipc": size[0], "arch": cell.arch, "loss": cell.loss}
-            rows.append({**named, "optimizer": cell.optimizer, "failed": reason[:200]})
+            baseline = random_top1.get(size) if cell.set.is_even else None
+            rows.append(row_of(cell, result, data, baseline, about["full_data_hard_label_top1"].get(cell.arch)))
+        except (UserError, RuntimeError, MemoryError) as error:
+            rows.append({**names_of(cell), "failed": common.one_line(error)[:200]})
         print_row(cells_of(rows[-1]))
-        write_tables(folder, rows, about, data)
-    common.finish_stage(folder, data.device)
-    known = ", ".join(f"{arch} {top1:.1f} %" for arch, top1 in full.items() if top1 is not None)
-    print(f"\nfull data with hard labels: {known}" if known else "")
-    print(f"table:    {folder / 'evaluate.md'}, {folder / 'evaluate.json'}; pictures: {folder}/grid-*.png")
-    failed = sum("failed" in row for row in rows)
-    if failed == len(rows):
-        raise UserError(f"every cell failed: {rows[0]['failed']}")
-    if failed:
-        print(f"warning: {failed} of {len(rows)} cells failed", file=sys.stderr)
+        write_tables(folder, rows, about, data.device)
+    return rows
 
 
-def full_data_top1(args, data: Dataset, teacher: Teacher, arch: str) -> float | None:
+def rded_factor(asked: int | None, sets: list[Set], data: Dataset) -> int:
+    """Of every set, as a baseline is trained in the same way: what is asked for, or the most that a set says."""
+    factor = asked or max(kept.distilled.info["settings"].get("factor", 1) for kept in sets)
+    gift.check_view_factor(factor, data)
+    print(f"          RDED's protocol, mosaics of {factor} x {factor}")
+    if data.colours != common.COLOURS["imagenet"]:
+        print("hint:     RDED's own figures have ImageNet's colours on every data set: --colours imagenet")
+    return factor
+
+
+def full_data_top1(data: Dataset, teacher: Teacher, arch: str, epochs, seed) -> float | None:
     """Top-1 of this network trained on the full data with hard labels: the teacher's, or another's of the same recipe.
 
     ImageNet-1K takes torchvision's weights. None, with a warning, where that network learns nothing in its epochs.
@@ -433,23 +517,10 @@ def full_data_top1(args, data: Dataset, teacher: Teacher, arch: str) -> float | 
     if arch == teacher.info["arch"]:
         return teacher.info["accuracy"]
     try:
-        return common.load_teacher(with_options(args, teacher=None, teacher_arch=arch), data).info["accuracy"]
+        return common.load_teacher(data, arch, None, epochs, seed).info["accuracy"]
     except UserError as error:
         print(f"warning: no HLR for {arch}: {error}", file=sys.stderr)
         return None
-
-
-def write_tables(folder: Path, rows: list[dict], about: dict, data: Dataset):
-    """evaluate.json and evaluate.md, as far as the sweep has come."""
-    made, teacher = common.made_with(data.device), about["teacher"]
-    heading = (
-        f"`{made['command']}`: {data.name}, "
-        + (f"teacher {teacher['arch']}, {teacher['accuracy']:.1f} %" if teacher else "no teacher")
-        + f"; last epoch, {about['settings']['repeats']} students each; "
-        f"{made['device']}, torch {made['torch']}, {made['date'][:10]}"
-    )
-    common.write_atomically(folder / "evaluate.md", lambda beside: beside.write_text(markdown(rows, heading)))
-    common.save_json(folder / "evaluate.json", {"rows": rows, **about, "made_with": made})
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ GIFT makes no images. It takes any distilled set and changes the loss that train
 teacher's logits on the augmented image) are refined with the smoothed hard label, and the student's logits are pulled
 towards them by cosine similarity. "Released code" below is LINs-lab/GIFT.
 
-Measured (embedded data, RDED's 100 images, 3 students, CPU, torch 2.15; README.md): GIFT 78.5 ± 0.9 with AdamW and
-74.0 ± 1.3 with SGD, KL 77.0 ± 0.9 and 52.6 ± 0.3; on random real images GIFT 82.4 ± 0.3 and 78.5 ± 0.3.
+Measured (embedded data, RDED's 100 images, 3 students, CPU, torch 2.15; experiments/README.md): GIFT 78.5 ± 0.9 with
+AdamW and 74.0 ± 1.3 with SGD, KL 77.0 ± 0.9 and 52.6 ± 0.3; on random real images GIFT 82.4 ± 0.3 and 78.5 ± 0.3.
 """
 
-import time
+import math
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -20,14 +21,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 import common
 import synthesize
-from common import Dataset, Distilled, Teacher, UserError
+from common import Dataset, Teacher, UserError
+from synthesize import Distilled
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The method
+# The method: refined labels, and the losses that the paper compares
 
 
 def smooth_labels(labels: Tensor, num_classes: int, alpha: float = 0.1) -> Tensor:
@@ -76,20 +77,93 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor
     return F.cross_entropy(student_logits, F.softmax(teacher_logits, dim=1))
 
 
+def with_hard_label(loss: Tensor, student_logits: Tensor, labels: Tensor) -> Tensor:
+    """loss + 0.1 * cross-entropy with the hard label."""
+    return loss + HARD_WEIGHT * F.cross_entropy(student_logits, labels)
+
+
 LOSSES = {
     "ce": lambda student, teacher, labels: F.cross_entropy(student, labels),
     "mse": lambda student, teacher, labels: F.mse_loss(student, teacher),
     "kl": lambda student, teacher, labels: kl_loss(student, teacher),
     "softce": lambda student, teacher, labels: soft_cross_entropy(student, teacher),
-    "mse_ce": lambda student, teacher, labels: (
-        F.mse_loss(student, teacher) + HARD_WEIGHT * F.cross_entropy(student, labels)
-    ),
-    "softce_ce": lambda student, teacher, labels: (
-        soft_cross_entropy(student, teacher) + HARD_WEIGHT * F.cross_entropy(student, labels)
+    "mse_ce": lambda student, teacher, labels: with_hard_label(F.mse_loss(student, teacher), student, labels),
+    "softce_ce": lambda student, teacher, labels: with_hard_label(
+        soft_cross_entropy(student, teacher), student, labels
     ),
     "cosine": lambda student, teacher, labels: cosine_loss(student, teacher),
     "gift": gift_loss,
 }
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Views: DSA ("DiffAug"), and the tiles of mosaics
+
+
+def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
+    """One DSA view for each image of a batch, as numbers: float32 [B, 12].
+
+    Columns: flip (0 or 1), brightness, saturation, contrast, the six entries of the 2 x 3 sampling matrix, and the
+    cutout's first row and column. Flip with p = 0.5; brightness U(-0.5, 0.5); saturation U(0, 2); contrast U(0.5, 1.5);
+    then for the whole batch ONE of crop (integer shift in +-int(S/8 + 0.5) per axis), scale (the sampling grid times
+    U(1/1.2, 1.2) per axis) or rotate (U(-15, 15) degrees); cutout of side int(S/2 + 0.5), centre uniform.
+    Source: released code, utils/transforms.py, DiffAug(color_crop_cutout_flip_scale_rotate, batch=False).
+    """
+    stream = common.random_stream(*seed)
+    kind = int(3 * stream.random_sample())  # the one draw per batch
+    flip, brightness, saturation, contrast, a, b, row, column = stream.random_sample((batch_size, 8)).T
+    one, zero = np.ones(batch_size), np.zeros(batch_size)
+    if kind == 0:
+        matrix = [one, zero, shift_draws(b, side), zero, one, shift_draws(a, side)]
+    elif kind == 1:
+        matrix = [scale_draws(a), zero, zero, zero, scale_draws(b), zero]
+    else:
+        angle = math.radians(15) * (2 * a - 1)
+        matrix = [np.cos(angle), -np.sin(angle), zero, np.sin(angle), np.cos(angle), zero]
+    hole = int(side / 2 + 0.5)
+    row, column = (np.floor(u * (side + 1 - hole % 2)) - hole // 2 for u in (row, column))
+    columns = [flip < 0.5, brightness - 0.5, 2 * saturation, contrast + 0.5, *matrix, row, column]
+    return torch.from_numpy(np.stack(columns, 1).astype(np.float32))
+
+
+def shift_draws(u: np.ndarray, side: int) -> np.ndarray:
+    """Whole pixels in +-int(S/8 + 0.5), in units of the sampling grid, which spans 2."""
+    reach = int(side / 8 + 0.5)
+    return 2 / side * (np.floor(u * (2 * reach + 1)) - reach)
+
+
+def scale_draws(u: np.ndarray) -> np.ndarray:
+    """U(1/1.2, 1.2); above 1 the picture shrinks."""
+    return 1 / 1.2 + u * (1.2 - 1 / 1.2)
+
+
+def dsa(images: Tensor, draws: Tensor) -> Tensor:
+    """DSA views of normalised images [B, 3, S, S], as drawn by dsa_draws; what is empty is 0, the mean colour."""
+    side = images.shape[-1]
+    flip, brightness, saturation, contrast = draws[:, :4].T[:, :, None, None, None]
+    x = torch.where(flip > 0, images.flip(3), images) + brightness
+    pixel_mean = x.mean(1, keepdim=True)
+    x = (x - pixel_mean) * saturation + pixel_mean
+    image_mean = x.mean((1, 2, 3), keepdim=True)
+    x = (x - image_mean) * contrast + image_mean
+    grid = F.affine_grid(draws[:, 4:10].reshape(-1, 2, 3), list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    offset = torch.arange(side, device=x.device) - draws[:, 10:, None]  # [B, 2, S]: rows and columns from the hole
+    inside = (offset >= 0) & (offset < int(side / 2 + 0.5))
+    x = x.masked_fill((inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0.0)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def tile_boxes(count: int, side: int, factor: int, *seed: int) -> Tensor:
+    """RDED's mosaics: with probability 1 - 1 / factor^2 an image shows one of its factor^2 tiles at the full side.
+
+    Crop boxes [count, 4] (top, left, height, width).
+    """
+    u = common.random_stream(*seed).random_sample((count, 3))
+    tile = side // factor
+    cell = np.concatenate([np.floor(u[:, :2] * factor) * tile, np.full((count, 2), tile)], 1)
+    boxes = np.where(u[:, 2:] < 1 - 1 / factor**2, cell, np.array([0, 0, side, side]))
+    return torch.from_numpy(boxes.astype(np.float32))
+
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The training protocol (released code, evaluator_benchmark.py)
@@ -99,6 +173,19 @@ OPTIMIZERS = {
     "adam": torch.optim.Adam,  # adam and sgd are ours: the release has no settings
     "sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4),
 }
+
+
+@dataclass
+class Protocol:
+    """How a student is trained; protocol_for fills in what follows from the data set, the images and the network."""
+
+    arch: str
+    loss: str
+    optimizer: str
+    lr: float
+    epochs: int
+    batch_size: int
+    view_factor: int  # tiles per side of mosaics, shown one by one; 1: whole images
 
 
 def learning_rate_for(optimizer: str, arch: str) -> float:
@@ -112,13 +199,34 @@ def epochs_for(dataset: str) -> int:
 
 
 def batch_size_for(count: int) -> int:
-    return 10 if count <= 10 else 50 if count <= 500 else 100 if count <= 20_000 else 200
+    if count <= 10:
+        return 10
+    if count <= 500:
+        return 50
+    return 100 if count <= 20_000 else 200
 
 
-def split_batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """The last partial batch is kept; a last single image (BatchNorm on 1 x 1 maps refuses it) joins the one before."""
-    batches = list(order.split(batch_size))
-    return batches if len(batches) == 1 or len(batches[-1]) > 1 else [*batches[:-2], torch.cat(batches[-2:])]
+def view_factor_for(data: Dataset, arch: str, distilled: Distilled) -> int:
+    """Released: tiles are shown one by one for RDED's ImageNet-1K set of a ResNet-18, and for no other set."""
+    if (data.name, arch) != ("imagenet-1k", "resnet18"):
+        return 1
+    if not distilled.info["settings"]:
+        print("hint:     nothing says whether these images are RDED's mosaics; if they are: --view-factor 2")
+    return distilled.info["settings"].get("factor", 1)
+
+
+def protocol_for(
+    data: Dataset, distilled: Distilled, arch, loss="gift", optimizer="adamw", lr=None, epochs=None, view_factor=None
+) -> Protocol:
+    return Protocol(
+        arch=arch,
+        loss=loss,
+        optimizer=optimizer,
+        lr=lr or learning_rate_for(optimizer, arch),
+        epochs=epochs or epochs_for(data.name),
+        batch_size=batch_size_for(len(distilled.images)),
+        view_factor=view_factor or view_factor_for(data, arch, distilled),
+    )
 
 
 def learning_rate_factor(epoch: int, epochs: int) -> float:
@@ -126,30 +234,24 @@ def learning_rate_factor(epoch: int, epochs: int) -> float:
     return 0.2 ** ((epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6))
 
 
-def tile_boxes(count: int, side: int, factor: int, *seed: int) -> Tensor:
-    """RDED's mosaics: with probability 1 - 1 / factor^2 an image shows one of its factor^2 tiles at the full side.
-
-    Crop boxes [count, 4] (top, left, height, width).
-    """
-    u, tile = common.random_stream(*seed).random_sample((count, 3)), side // factor
-    cell = np.concatenate([np.floor(u[:, :2] * factor) * tile, np.full((count, 2), tile)], 1)
-    boxes = np.where(u[:, 2:] < 1 - 1 / factor**2, cell, np.array([0, 0, side, side]))
-    return torch.from_numpy(boxes.astype(np.float32))
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
 
 
-def augmented_batches(distilled: Distilled, data: Dataset, run: dict, seed: int, epoch: int):
+def augmented_batches(distilled: Distilled, data: Dataset, protocol: Protocol, seed: int, epoch: int):
     """(images, labels) of an epoch's steps, shuffled, normalised and augmented as (seed, epoch, step) say."""
-    side, device = data.image_size, data.device
+    side, size, factor = data.image_size, protocol.batch_size, protocol.view_factor
     order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
-    batches = split_batches(common.send(order, device), run["batch_size"])
-    for steps in common.steps_together(range(len(batches)), run["batch_size"], side, device):
-        sizes, batch = [len(batches[step]) for step in steps], torch.cat([batches[step] for step in steps])
+    batches = common.split_batches(common.send(order, data.device), size)
+    for steps in common.steps_together(range(len(batches)), size, side, data.device):
+        sizes = [len(batches[step]) for step in steps]
+        batch = torch.cat([batches[step] for step in steps])
         images = common.normalize(distilled.images[batch], data.colours)
-        if run["view_factor"] > 1:
-            boxes = [tile_boxes(len(batches[k]), side, run["view_factor"], seed, common.TILES, epoch, k) for k in steps]
-            images = common.resized_crop(images, common.send(torch.cat(boxes), device), side)
-        draws = [common.dsa_draws(len(batches[k]), side, seed, common.VIEW, epoch, k) for k in steps]
-        images = common.dsa(images, common.send(torch.cat(draws), device))
+        if factor > 1:
+            boxes = [tile_boxes(len(batches[k]), side, factor, seed, common.TILES, epoch, k) for k in steps]
+            images = common.resized_crop(images, common.send(torch.cat(boxes), data.device), side)
+        draws = [dsa_draws(len(batches[k]), side, seed, common.VIEW, epoch, k) for k in steps]
+        images = dsa(images, common.send(torch.cat(draws), data.device))
         yield from zip(images.split(sizes), distilled.labels[batch].split(sizes), strict=True)
 
 
@@ -163,124 +265,85 @@ def training_step(student, teacher, optimizer, images: Tensor, labels: Tensor, l
             teacher_logits = teacher(images)
         student_logits = student(images)
     value = LOSSES[loss](student_logits.float(), teacher_logits.float(), labels)
-    optimizer.zero_grad(set_to_none=True)
-    value.backward()
-    optimizer.step()
+    common.descend(optimizer, value)
     return value.detach()
 
 
-def train_student(distilled: Distilled, teacher: Teacher, data: Dataset, run: dict, seed: int, progress: Path) -> dict:
-    """Train one student as the settings `run` say and score it on the test set after each quarter of the epochs."""
-    common.seed_torch(seed, common.WEIGHTS)
-    student = common.build_model(run["arch"], data.num_classes, data.image_size, run["width"]).to(data.device)
-    optimizer = OPTIMIZERS[run["optimizer"]](student.parameters(), run["lr"], **common.fused(data.device))
-    network, labeller = (common.compiled(model, run["compile"]) for model in (student, teacher.model))
-    epochs = run["epochs"]
-    progress = common.Progress(progress, student=student, optimizer=optimizer)
-    first, kept = progress.load()
-    checks, before = kept or ([], 0.0)
-    started = time.monotonic() - before
-    bar = tqdm(range(first, epochs), f"student, seed {seed}", epochs, initial=first, unit="epoch", leave=False)
-    for epoch in bar:
+def train_student(
+    data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, seed: int, progress: Path
+) -> dict:
+    """Train one student, and score it on the test set after each quarter of the epochs; the last one is the result."""
+    student = common.new_student(data, protocol.arch, seed)
+    optimizer = OPTIMIZERS[protocol.optimizer](student.parameters(), protocol.lr, **common.fused(data.device))
+    epochs = protocol.epochs
+    quarters = {epochs * quarter // 4 for quarter in range(1, 5)}
+    log = {"checks": []}
+    title = f"student, seed {seed}"
+    for epoch in common.Resumable(progress, epochs, title, log, student=student, optimizer=optimizer):
         student.train()
         common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
-        optimizer.param_groups[0]["lr"] = run["lr"] * learning_rate_factor(epoch, epochs)
-        for images, labels in augmented_batches(distilled, data, run, seed, epoch):
-            loss = training_step(network, labeller, optimizer, images, labels, run["loss"])
-        if epoch % 10 == 9 or epoch == epochs - 1:
-            if not loss.isfinite():
-                raise UserError(f"the loss is {loss.item()} in epoch {epoch + 1}: training diverged (a smaller --lr?)")
-            bar.set_postfix(loss=f"{loss.item():.3f}", top1=f"{checks[-1][1]:.1f}" if checks else "-")
-        if epoch + 1 in {epochs * quarter // 4 for quarter in range(1, 5)}:
-            checks.append((epoch + 1, *common.accuracy(student, data.test, data.colours)))
-        progress.save(epoch + 1, (checks, time.monotonic() - started))
-    seconds = round(time.monotonic() - started, 1)
-    return {"seed": seed, "top1": checks[-1][1], "top5": checks[-1][2], "checks": checks, "seconds": seconds}
+        common.set_rate(optimizer, protocol.lr * learning_rate_factor(epoch, epochs))
+        for images, labels in augmented_batches(distilled, data, protocol, seed, epoch):
+            log["loss"] = training_step(student, teacher.model, optimizer, images, labels, protocol.loss)
+        if epoch + 1 in quarters:
+            log["top1"], log["top5"] = common.accuracy(student, data.test, data.colours)
+            log["checks"].append((epoch + 1, log["top1"], log["top5"]))
+    names = ("top1", "top5", "checks", "seconds")
+    return {"seed": seed, **{name: log[name] for name in names}}
+
+
+def train_students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, seeds) -> dict:
+    """Students of this protocol, one for each seed: their results, kept in a folder of their own."""
+    settings = {
+        "stage": "gift", "data": data.describe(), "images": distilled.info["digest"], "ipc": distilled.info["ipc"],
+        "teacher": teacher.info["digest"], "width": data.default_width,
+        "precision": common.precision_on(data.device), **asdict(protocol),
+    }  # fmt: skip
+    name = f"gift-{distilled.name}-{protocol.arch}-{protocol.loss}-{protocol.optimizer}"
+
+    def train(seed, progress):
+        return train_student(data, teacher, distilled, protocol, seed, progress)
+
+    return common.run_students(data, name, settings, seeds, train, teacher=teacher.info, images=distilled.info)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The script
 
 
-def run_settings(args, data: Dataset, teacher: Teacher, distilled: Distilled) -> dict:
-    """All that a student's training rests on, but for its seed."""
-    arch = args.arch or data.default_arch
-    # Released: tiles are shown one by one for RDED's ImageNet-1K set of a ResNet-18, and for no other set.
-    settings, mosaic = distilled.info["settings"], 1
-    if (data.name, arch) == ("imagenet-1k", "resnet18"):
-        mosaic = (settings or {}).get("factor", 1)
-        if not settings and not args.view_factor:
-            print("hint:     nothing says whether these images are RDED's mosaics; if they are: --view-factor 2")
-    if data.image_size % (args.view_factor or 1):
-        raise UserError(f"--view-factor {args.view_factor} does not divide the side of {data.image_size} px")
-    return {
-        "stage": "gift",
-        "data": data.describe(),
-        "images": distilled.info["digest"],
-        "ipc": distilled.info["ipc"],
-        "teacher": teacher.info["digest"],
-        "arch": arch,
-        "width": data.default_width,
-        "loss": args.loss,
-        "optimizer": args.optimizer,
-        "lr": args.lr or learning_rate_for(args.optimizer, arch),
-        "epochs": args.epochs or epochs_for(data.name),
-        "batch_size": batch_size_for(len(distilled.images)),
-        "precision": common.precision_on(data.device),
-        "compile": args.compile,
-        "view_factor": args.view_factor or mosaic,
-    }
-
-
-def train_and_report(args, data: Dataset, teacher: Teacher, distilled: Distilled, say=print) -> dict:
-    """Students with these options: their results, kept in a folder of their own."""
-    run = run_settings(args, data, teacher, distilled)
-    name = f"gift-{Path(distilled.info['folder']).resolve().name}-{run['arch']}-{run['loss']}-{run['optimizer']}"
-    folder = common.stage_folder(args.out / data.name, name, run)
-
-    def train(seed, progress):
-        return train_student(distilled, teacher, data, run, seed, progress)
-
-    students = common.repeat(train, range(args.seed, args.seed + args.repeats), folder, data.device, say)
-    result = common.scores(students)
-    parts = {"settings": run, "teacher": teacher.info, "images": distilled.info, "students": students}
-    common.save_json(folder / "result.json", {**result, **parts, "made_with": common.made_with(data.device)})
-    return {**result, **parts, "file": str(folder / "result.json")}
-
-
-def main():
+def read_options(argv):
     parser = common.common_options(__doc__)
-    add, methods, positive = parser.add_argument, synthesize.METHODS, common.at_least(1)
-    add("--images", default="rded", help=f"distilled set: folder or data.pt, or one of {', '.join(methods)}, made here")
+    add, positive = parser.add_argument, common.at_least(1)
+    add("--images", default="rded", help=synthesize.IMAGES_HELP)
     add("--loss", choices=LOSSES, default="gift", help="default: gift")
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="default: adamw, the paper's")
     add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: 1e-3; sgd 0.1)")
     add("--epochs", type=positive, help="of the student (default: 1000; ImageNet-1K and fashion 300)")
     add("--repeats", type=positive, default=1, help="students, with seeds --seed, --seed + 1, ... (default: 1)")
     add("--view-factor", type=positive, help="tiles per side of mosaics, shown one by one (default: by the set)")
-    args = parser.parse_args()
+    return parser.parse_args(argv)
 
-    data = common.load_dataset(args)
-    common.build_model(args.arch or data.default_arch, data.num_classes, data.image_size)  # complains in good time
-    if args.images in methods:
-        synthesize.check_request(args.images, args, data)
-        teacher = common.load_teacher(args, data)
-        distilled = common.load_distilled(synthesize.distil(args.images, args, data, teacher), data)
-    else:
-        distilled = common.load_distilled(args.images, data, args.ipc)
-        teacher = common.load_teacher(args, data)
 
-    result = train_and_report(args, data, teacher, distilled)
-    run = result["settings"]
-    figures = ("top1", "top5", "best_check_top1")
-    top1, top5, best = ("{mean:5.1f} ± {std:.1f}".format(**result[figure]) for figure in figures)
-    count = f"{len(distilled.images)} images in batches of {run['batch_size']}"
-    print(f"student:  {run['arch']}: {run['loss']} loss, {run['optimizer']}, {run['epochs']} epochs of {count}")
-    print(f"result:   {result['file']}\n")
-    print(f"{'test set, %':36} top-1         top-5         ({args.repeats} x trained)")
-    print(f"{'last epoch: the result':36}{top1}   {top5}")
-    print(f"{'best of four checks: it flatters':36}{best}                 (what the released code reports)")
-    print(f"{'teacher':36}{teacher.info['accuracy']:5.1f}")
+def main(argv=None) -> dict:
+    args = read_options(argv)
+    data, arch = common.start(args)
+    check_view_factor(args.view_factor, data)
+    teacher_arch = args.teacher_arch or arch
+    distilled = synthesize.find_images(args.images, data, args.ipc, teacher_arch)  # None: they are to be made
+    teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
+    distilled = distilled or synthesize.distil(args.images, data, teacher, args.ipc, args.seed)
+    protocol = protocol_for(data, distilled, arch, args.loss, args.optimizer, args.lr, args.epochs, args.view_factor)
+
+    result = train_students(data, teacher, distilled, protocol, range(args.seed, args.seed + args.repeats))
+    count = f"{len(distilled.images)} images in batches of {protocol.batch_size}"
+    print(f"student:  {arch}: {args.loss} loss, {args.optimizer}, {protocol.epochs} epochs of {count}")
+    common.print_result(result, teacher)
+    return result
+
+
+def check_view_factor(factor, data: Dataset):
+    if factor and data.image_size % factor:
+        raise UserError(f"--view-factor {factor} does not divide the side of {data.image_size} px")
 
 
 if __name__ == "__main__":

@@ -5,25 +5,30 @@
     python synthesize.py --method sre2l --dataset cifar100 --ipc 10  # optimised to the teacher's BatchNorm statistics
     python synthesize.py --method lpld --dataset cifar100 --ipc 10   # the same class by class, to class-wise statistics
 
-Writes an ImageFolder of PNGs under --out (00000/00000.png, ...), settings.json and a picture of it, grid.png.
+Writes an ImageFolder of PNGs under --out (00000/00000.png, ...), settings.json and a picture of it, grid.png. Reads
+distilled sets as they are found in the wild: RDED's, SRe2L's and LPLD's folders, and GIFT's data.pt.
 """
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision
+from PIL import Image
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import common
 from common import Dataset, Teacher, UserError
 
 METHODS = ("random", "rded", "sre2l", "lpld")
 RECOVERED = ("sre2l", "lpld")  # optimised to fit a teacher's BatchNorm statistics
+IMAGES_HELP = f"distilled set: a folder or data.pt, or one of {', '.join(METHODS)}, made here"
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Random real images: what every distilled set has to beat
@@ -83,14 +88,15 @@ def tile_patches(patches: Tensor, factor: int) -> Tensor:
 
 def rded(data: Dataset, teacher: Teacher, ipc: int, factor: int, seed: int) -> tuple[Tensor, Tensor]:
     """RDED's images of every class: uint8 [C * ipc, 3, S, S] and labels."""
-    size, chosen = data.image_size // factor, []
+    size = data.image_size // factor
+    chosen = []
 
     def read(label):  # crops are of the images as stored, not of their test view
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(data.train.original, pick_random(data, label, RDED_IMAGES, seed).tolist()))
 
-    bar = tqdm(total=data.num_classes, desc="RDED", unit="class", leave=False)
-    for label, images in common.read_ahead(read, range(data.num_classes)):
+    classes = common.read_ahead(read, range(data.num_classes))
+    for label, images in common.progress_bar(classes, "RDED", data.num_classes, unit="class"):
         u = common.random_stream(seed, common.CROPS, label).random_sample((len(images), RDED_CROPS, 10, 4))
         if len({image.shape for image in images}) == 1:
             patches = square_crops(torch.stack(images).to(data.device), u, size)
@@ -100,8 +106,6 @@ def rded(data: Dataset, teacher: Teacher, ipc: int, factor: int, seed: int) -> t
         losses = realism_losses(teacher.model, patches, label, data.image_size, data.colours)
         image, crop = select_patches(losses.view(-1, RDED_CROPS), ipc * factor**2)
         chosen.append(to_bytes(tile_patches(patches[image * RDED_CROPS + crop], factor)).cpu())
-        bar.update()
-    bar.close()
     return torch.cat(chosen), torch.arange(data.num_classes).repeat_interleave(ipc)
 
 
@@ -176,60 +180,65 @@ def bn_distance(x: Tensor, mean: Tensor, variance: Tensor, groups: int) -> Tenso
     return (avg - mean).norm(dim=1) + (var - variance).norm(dim=1)
 
 
-def recover(
-    teacher: nn.Module, targets: Tensor, statistics, setting: Recovery, data: Dataset, seed, ids, progress_path
-):
-    """Optimise groups of images from noise, all groups at once; uint8 [groups, n, 3, S, S].
+@dataclass
+class Groups:
+    """Batches of images that are recovered together, and what each of them is recovered to."""
 
-    A group is one batch of the papers: targets [groups, n] are its classes, statistics its [(mean, variance)] per
-    BatchNorm layer, ids[g] the number that its noise and its views are drawn from. Each iteration draws one view per
-    group. Group losses are summed, the teacher is in eval mode and Adam acts on each pixel alone, so groups do not feel
-    each other: this is group-by-group optimisation, only faster.
-    Loss of a group: mean CE(teacher(view), class) + r_bn * sum over layers of w_l * bn_distance.
-    """
-    (groups, n), side, device = targets.shape, data.image_size, data.device
-    low, high = (common.normalize(torch.full((1, 3, 1, 1), v, device=device), data.colours) for v in (0.0, 1.0))
-    noise = np.stack([common.random_stream(seed, common.NOISE, i).standard_normal((n, 3, side, side)) for i in ids])
-    canvas = nn.ParameterList([nn.Parameter(torch.from_numpy(noise.astype(np.float32)).to(device).flatten(0, 1))])
-    images = canvas[0]
-    views = [
-        common.crop_flip_roll_draws(setting.iterations, side, setting.roll, setting.crop, seed, common.VIEW, i)
-        for i in ids
-    ]
-    views = torch.stack(views, 1).to(device)  # [iterations, groups, 7]
-    optimizer = torch.optim.Adam(canvas.parameters(), lr=setting.lr, betas=(0.5, 0.9), eps=1e-8)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, setting.iterations)
-    progress = common.Progress(progress_path, canvas=canvas, optimizer=optimizer, schedule=schedule)
+    targets: Tensor  # [groups, n]: classes
+    statistics: list  # (mean, variance) of each BatchNorm layer, each [C], or [groups, C]
+    ids: list  # the numbers that a group's noise and views are drawn from
 
-    layers = batchnorms(teacher)
-    weights = [setting.first_bn] + [1.0] * (len(layers) - 1)
-    distances = {}
+    def part(self, some: Tensor):
+        """Some of them, by their places."""
+        own = [[x[some.to(x.device)] if x.dim() == 2 else x for x in layer] for layer in self.statistics]
+        return Groups(self.targets[some], own, [self.ids[i] for i in some.tolist()])
+
+
+def bn_losses(layers, statistics, groups: int, distances: dict):
+    """Hooks that put bn_distance of each BatchNorm layer's input, [groups], into `distances`, at every forward."""
 
     def measure(index):
         mean, variance = statistics[index]
         return lambda layer, inputs: distances.update({index: bn_distance(inputs[0], mean, variance, groups)})
 
-    hooks = [layer.register_forward_pre_hook(measure(index)) for index, layer in enumerate(layers)]
+    return [layer.register_forward_pre_hook(measure(index)) for index, layer in enumerate(layers)]
+
+
+def recover(teacher: nn.Module, todo: Groups, setting: Recovery, data: Dataset, seed: int, progress: Path) -> Tensor:
+    """Optimise groups of images from noise, all groups at once; uint8 [groups, n, 3, S, S].
+
+    A group is one batch of the papers. Each iteration draws one view per group. Group losses are summed, the teacher is
+    in eval mode and Adam acts on each pixel alone, so groups do not feel each other: this is group-by-group
+    optimisation, only faster.
+    Loss of a group: mean CE(teacher(view), class) + r_bn * sum over layers of w_l * bn_distance.
+    """
+    (groups, n), side, device = todo.targets.shape, data.image_size, data.device
+    canvas, views = noise_and_views(todo.ids, n, setting, side, seed, device)
+    images = canvas[0]
+    low, high = (common.normalize(torch.full((1, 3, 1, 1), v, device=device), data.colours) for v in (0.0, 1.0))
+    optimizer = torch.optim.Adam(canvas.parameters(), lr=setting.lr, betas=(0.5, 0.9), eps=1e-8, **common.fused(device))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, setting.iterations)
+    modules = {"canvas": canvas, "optimizer": optimizer, "schedule": schedule}
+
+    layers = batchnorms(teacher)
+    weights = [setting.first_bn] + [1.0] * (len(layers) - 1)
+    targets = todo.targets.to(device).flatten()
+    distances, log = {}, {}
+    hooks = bn_losses(layers, todo.statistics, groups, distances)
     try:
-        first, _ = progress.load()
-        bar = tqdm(range(first, setting.iterations), "recovering", setting.iterations, initial=first, leave=False)
-        for iteration in bar:
-            view = views[iteration]
+        for step in common.Resumable(progress, setting.iterations, "recovering", log, 50, "iteration", **modules):
+            view = views[step]
             together = images.view(groups, n * 3, side, side)  # a group's images share one view
             viewed = common.resized_crop(together, view[:, :4], side, flip=view[:, 4] > 0, roll=view[:, 5:])
             viewed = viewed.view(-1, 3, side, side).contiguous(memory_format=torch.channels_last)
-            class_losses = F.cross_entropy(teacher(viewed), targets.flatten(), reduction="none")
-            bn_losses = torch.stack([w * distances[index] for index, w in enumerate(weights)])  # [layers, groups]
-            loss = class_losses.view(groups, n).mean(1).sum() + setting.r_bn * bn_losses.sum()
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            class_losses = F.cross_entropy(teacher(viewed), targets, reduction="none")
+            weighted = torch.stack([w * distances[index] for index, w in enumerate(weights)])  # [layers, groups]
+            loss = class_losses.view(groups, n).mean(1).sum() + setting.r_bn * weighted.sum()
+            common.descend(optimizer, loss)
             schedule.step()
             with torch.no_grad():
                 images.clamp_(low, high)  # valid pixels
-            if (iteration + 1) % 50 == 0:
-                bar.set_postfix(loss=f"{loss.item() / groups:.3f}")
-                progress.save(iteration + 1)
+            log["loss"] = loss.detach() / groups
     finally:
         for hook in hooks:
             hook.remove()
@@ -237,6 +246,30 @@ def recover(
         raise UserError("recovery has diverged: the images are not finite")
     mean, std = common.colour_tensors(data.colours, device)
     return to_bytes((images.detach() * std + mean) * 255).view(groups, n, 3, side, side)
+
+
+def noise_and_views(ids, n, setting: Recovery, side, seed, device) -> tuple[nn.ParameterList, Tensor]:
+    """Where each group begins, as the one parameter [groups * n, 3, S, S], and its views [iterations, groups, 7]."""
+    noise = [common.random_stream(seed, common.NOISE, i).standard_normal((n, 3, side, side)) for i in ids]
+    pixels = torch.from_numpy(np.stack(noise).astype(np.float32)).to(device).flatten(0, 1)
+    count, roll, crop = setting.iterations, setting.roll, setting.crop
+    views = [crop_flip_roll_draws(count, side, roll, crop, seed, common.VIEW, i) for i in ids]
+    return nn.ParameterList([nn.Parameter(pixels)]), torch.stack(views, 1).to(device)
+
+
+def crop_flip_roll_draws(count: int, side: int, roll: tuple[int, int], crop: bool, *seed: int) -> Tensor:
+    """`count` views, int64 [count, 7]: crop box (4), flip, roll down and right (inclusive range `roll`).
+
+    Without `crop` the box is the whole image and nothing is flipped (SRe2L on CIFAR).
+    """
+    u = common.random_stream(*seed).random_sample((count, 43))
+    if crop:
+        boxes = common.crop_boxes(u[:, :40].reshape(count, 10, 4), side, side)
+    else:
+        boxes = np.tile([0, 0, side, side], (count, 1))
+    flip = (u[:, 40:41] < 0.5) & crop
+    shift = roll[0] + np.floor(u[:, 41:] * (roll[1] - roll[0] + 1))
+    return torch.from_numpy(np.concatenate([boxes, flip, shift], 1).astype(np.int64))
 
 
 def bytes_per_image(teacher: nn.Module, side: int, device) -> int:
@@ -257,26 +290,32 @@ def bytes_per_image(teacher: nn.Module, side: int, device) -> int:
     return kept(2) - kept(1)
 
 
-def recover_chunks(data: Dataset, teacher: Teacher, targets: Tensor, statistics, setting, seed, folder, first_id=0):
-    """`recover` on all groups [groups, n], as many at once as fit; finished chunks are kept in `folder`.
+def groups_at_once(teacher: nn.Module, n: int, side: int, device) -> int:
+    """How many groups of n images fit: into half of a GPU's memory but no more than 16 GiB, as some kernels fail beyond
+    2^31 elements, or into 2 GiB on a CPU, where more at once is not faster.
 
-    A chunk fills half of a GPU's memory, or 2 GiB on a CPU, where more at once is not faster; neither depends on what
-    else is running, so the same device takes the same chunks again.
+    It depends on nothing else that is running, so the same device takes the same chunks again.
     """
-    device, (groups, n) = data.device, targets.shape
-    memory = torch.cuda.get_device_properties(device).total_memory // 2 if device.type == "cuda" else 2 << 30
-    at_once = max(1, memory // (n * bytes_per_image(teacher.model, data.image_size, device)))
+    memory = 2 << 30
+    if device.type == "cuda":
+        memory = min(16 << 30, torch.cuda.get_device_properties(device).total_memory // 2)
+    return max(1, memory // (n * bytes_per_image(teacher, side, device)))
+
+
+def recover_chunks(data: Dataset, teacher: Teacher, todo: Groups, setting: Recovery, seed: int, folder: Path) -> Tensor:
+    """`recover`, as many groups at once as fit; finished chunks are kept in `folder`."""
+    groups, n = todo.targets.shape
+    at_once = groups_at_once(teacher.model, n, data.image_size, data.device)
     chunks = []
-    for part in torch.arange(groups).split(at_once):
-        ids = (part + first_id).tolist()
-        file = folder / f"groups-{ids[0]}-{ids[-1]}.pt"
+    for places in torch.arange(groups).split(at_once):
+        part = todo.part(places)
+        file = folder / f"groups-{part.ids[0]}-{part.ids[-1]}.pt"
+        progress = file.with_suffix(".progress.pt")
         if not file.exists():
-            own = [[x[part.to(device)] if x.dim() == 2 else x for x in layer] for layer in statistics]
-            path = file.with_suffix(".progress.pt")
-            chunk = recover(teacher.model, targets[part].to(device), own, setting, data, seed, ids, path)
-            common.save_tensors(file, chunk.cpu())
-            path.unlink(missing_ok=True)
-        chunks.append(common.load_tensors(file, "recovered images"))
+            images = recover(teacher.model, part, setting, data, seed, progress)
+            common.save_kept(file, {"images": images.cpu()})
+        progress.unlink(missing_ok=True)
+        chunks.append(common.load_kept(file)["images"])
     return torch.cat(chunks)
 
 
@@ -284,10 +323,11 @@ def sre2l(data: Dataset, teacher: Teacher, ipc: int, setting: Recovery, seed: in
     """SRe2L's images: batches of one image of each of up to 100 classes, against the teacher's running statistics."""
     statistics = [(layer.running_mean, layer.running_var) for layer in batchnorms(teacher.model)]
     images, labels = [], []
-    for block in torch.arange(data.num_classes).split(SRE2L_CLASSES):
-        targets, first_id = block.expand(ipc, -1), block[0].item() // SRE2L_CLASSES * ipc
-        images.append(recover_chunks(data, teacher, targets, statistics, setting, seed, folder, first_id).flatten(0, 1))
-        labels.append(targets.flatten())
+    for number, block in enumerate(torch.arange(data.num_classes).split(SRE2L_CLASSES)):
+        ids = list(range(number * ipc, number * ipc + ipc))
+        todo = Groups(block.expand(ipc, -1), statistics, ids)
+        images.append(recover_chunks(data, teacher, todo, setting, seed, folder).flatten(0, 1))
+        labels.append(todo.targets.flatten())
     images, labels = torch.cat(images), torch.cat(labels)
     order = labels.argsort(stable=True)
     return images[order], labels[order]
@@ -315,15 +355,15 @@ SQUEEZE_BATCH = 200
 
 
 @torch.no_grad()
-def class_statistics(teacher: nn.Module, data: Dataset, progress_path: Path) -> list[tuple[Tensor, Tensor]]:
+def class_statistics(teacher: nn.Module, data: Dataset, progress: Path) -> list[tuple[Tensor, Tensor]]:
     """Squeeze: mean and biased variance, each [classes, C], of every BatchNorm layer's input, class by class.
 
     Exact, over all images and pixels of a class, in one pass over the un-augmented training set, teacher in eval mode.
     The released code augments, and keeps a running average (momentum 0.1, from mean 0 and variance 1) of statistics
-    within a batch and class. With many classes that is mostly one image at a time: the variance *between* images lacks.
+    within a batch and class. At 64 images per GPU that is one image at a time for 97 of 100 classes of ImageNet-1K, and
+    for half of Tiny-ImageNet's: the variance *between* images is missing.
     """
     layers, moments = batchnorms(teacher), {}
-    sums = [torch.zeros(2, data.num_classes, x.num_features, dtype=torch.float64, device=data.device) for x in layers]
 
     def measure(index):
         def take(layer, inputs):  # about the layer's own mean, so that no digits cancel in E[x^2] - E[x]^2
@@ -332,18 +372,17 @@ def class_statistics(teacher: nn.Module, data: Dataset, progress_path: Path) -> 
 
         return take
 
-    progress = common.Progress(progress_path)
-    first, kept = progress.load()
-    sums = [total.to(data.device) for total in kept or sums]
+    sums = [torch.zeros(2, data.num_classes, x.num_features, dtype=torch.float64) for x in layers]
+    log = {"sums": sums}
+    passes = common.Resumable(progress, -(-len(data.train) // SQUEEZE_BATCH), "class statistics", log, unit="batch")
+    log["sums"] = sums = [total.to(data.device) for total in log["sums"]]
     hooks = [layer.register_forward_pre_hook(measure(index)) for index, layer in enumerate(layers)]
     try:
-        steps = range(first, -(-len(data.train) // SQUEEZE_BATCH))
-        bar = tqdm(steps, "class statistics", steps.stop, initial=first, leave=False)
-        for step, (images, labels) in zip(bar, data.train.batches(SQUEEZE_BATCH, first), strict=True):
+        batches = data.train.batches(SQUEEZE_BATCH, passes.first)
+        for _, (images, labels) in zip(passes, batches, strict=True):
             teacher(common.normalize(images, data.colours))
             for index, total in enumerate(sums):
                 total.index_add_(1, labels, moments[index].double())
-            progress.save(step + 1, sums)
     finally:
         for hook in hooks:
             hook.remove()
@@ -355,16 +394,17 @@ def class_statistics(teacher: nn.Module, data: Dataset, progress_path: Path) -> 
     return statistics
 
 
-def squeeze(args, data: Dataset, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
+def squeeze(data: Dataset, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
     """class_statistics of this teacher and data set: taken once, then read."""
     settings = {"stage": "class statistics", "data": data.describe(), "teacher": teacher.info["digest"]}
-    folder = common.stage_folder(args.out / data.name, f"statistics-{teacher.info['arch']}", settings)
-    file = folder / "statistics.pt"
-    if not file.exists():
-        common.save_tensors(file, class_statistics(teacher.model, data, folder / "progress.pt"))
-        common.finish_stage(folder, data.device)
-        (folder / "progress.pt").unlink(missing_ok=True)
-    return [[x.to(data.device) for x in layer] for layer in common.load_tensors(file, "class statistics")]
+
+    def make(folder):
+        statistics = class_statistics(teacher.model, data, folder / "progress.pt")
+        common.save_kept(folder / "statistics.pt", {"layers": statistics})
+
+    folder, _ = common.stage(data, f"statistics-{teacher.info['arch']}", settings, make)
+    layers = common.load_kept(folder / "statistics.pt")["layers"]
+    return [[x.to(data.device) for x in layer] for layer in layers]
 
 
 def lpld(data: Dataset, teacher: Teacher, statistics, ipc: int, setting: Recovery, seed: int, folder: Path):
@@ -373,8 +413,199 @@ def lpld(data: Dataset, teacher: Teacher, statistics, ipc: int, setting: Recover
     That is all that parts it from SRe2L. The classes of a chunk are optimised together, as if one after the other.
     """
     targets = torch.arange(data.num_classes)[:, None].expand(-1, ipc)
-    images = recover_chunks(data, teacher, targets, statistics, setting, seed, folder)
+    todo = Groups(targets, statistics, list(range(data.num_classes)))
+    images = recover_chunks(data, teacher, todo, setting, seed, folder)
     return images.flatten(0, 1), targets.flatten()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How little the images of a class differ
+
+
+@torch.no_grad()
+def within_class_similarity(features: Tensor, labels: Tensor) -> float | None:
+    """Mean cosine similarity of features [N, D] over all pairs of different images of a class; None if there is none.
+
+    LPLD's measure of how little the images of a class differ; features are inputs of the teacher's last linear layer.
+    """
+    features = F.normalize(features.double(), dim=1)
+    sums = features.new_zeros(int(labels.max()) + 1, features.shape[1]).index_add_(0, labels, features)
+    count = torch.bincount(labels)
+    pairs = (count * (count - 1)).sum().item()  # (i, j) and (j, i); the sum of their cosines is ||sum||^2 - count
+    return (sums.square().sum() - len(labels)).item() / pairs if pairs else None
+
+
+@torch.no_grad()
+def teacher_features(teacher: nn.Module, images: Tensor, colours) -> Tensor:
+    """Inputs [N, D] of the last linear layer for the plain images; the logits of a network without one."""
+    linear = [layer for layer in teacher.modules() if isinstance(layer, nn.Linear)]
+    taken = []
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0])) for layer in linear[-1:]]
+    logits = [teacher(common.normalize(part, colours)) for part in images.split(200)]
+    for hook in hooks:
+        hook.remove()
+    return torch.cat(taken or logits)
+
+
+def print_similarity(teacher: Teacher, distilled, colours) -> float | None:
+    features = teacher_features(teacher.model, distilled.images, colours)
+    similarity = within_class_similarity(features, distilled.labels)
+    if similarity is not None:
+        print(f"          cosine similarity of the teacher's features within a class: {similarity:.3f}")
+    return similarity
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Distilled sets on disk
+
+
+class Distilled(NamedTuple):
+    images: Tensor  # [N, 3, S, S], uint8 from a folder, float32 in [0, 1] from data.pt; on the device
+    labels: Tensor  # int64 [N]
+    info: dict  # folder, images per class, digest, and the settings recorded with it
+
+    @property
+    def name(self):
+        return Path(self.info["folder"]).resolve().name
+
+
+def digest_of(images: Tensor, labels: Tensor) -> str:
+    return common.digest({"images": images, "labels": labels})
+
+
+def save_distilled(folder: Path, images: Tensor, labels: Tensor):
+    """Write uint8 images as an ImageFolder of PNGs (00000/00000.png, ...) and as one picture, grid.png.
+
+    The releases of RDED and SRe2L keep JPEGs.
+    """
+    counts = {}
+    for image, label in zip(images.cpu(), labels.tolist(), strict=True):
+        number = counts[label] = counts.get(label, -1) + 1
+        save_picture(folder / f"{label:05d}" / f"{number:05d}.png", image)
+    save_grid(folder / "grid.png", images, labels)
+
+
+def save_picture(path: Path, image: Tensor):
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    common.write_atomically(path, lambda beside: picture.save(beside, "PNG"))
+
+
+def save_grid(path: Path, images: Tensor, labels: Tensor):
+    """A picture of a distilled set: a row for each of the first 20 classes, up to ten images of it."""
+    images = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
+    rows = [images[labels == label][:10].cpu() for label in labels.unique()[:20]]
+    width = max(map(len, rows))
+    blank = torch.full((width, *images.shape[1:]), 255, dtype=torch.uint8)
+    rows = [torch.cat([row, blank[len(row) :]]) for row in rows]
+    save_picture(path, torchvision.utils.make_grid(torch.cat(rows), nrow=width, pad_value=255))
+
+
+def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
+    """A distilled set as found in the wild: class folders (ours, RDED's, SRe2L's, LPLD's) or GIFT's data.pt.
+
+    The class of a folder is the number in its name (00007, new007), or the data set's class of that name.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"--images {path} does not exist")
+    kept = common.read_settings(path)
+    settings = kept.get("settings", {})
+    if kept and "made_with" not in kept:
+        raise UserError(f"--images {path} is unfinished: the command that makes it was stopped; run it again")
+    file = path / "data.pt" if (path / "data.pt").exists() else path
+    if file.is_dir():
+        images, labels = read_distilled_folder(path, data)
+        named = settings.get("data", {}).get("dataset")
+    else:
+        images, labels, named = read_data_pt(file)
+    check_fits(path, images, labels, named, data, ipc)
+    digest = digest_of(images, labels)
+    if kept.get("images", digest) != digest:
+        raise UserError(f"--images {path} is not as it was made: an image is changed, missing or too many; delete it")
+    count = torch.bincount(labels).max().item()
+    info = {"folder": str(path), "ipc": count, "count": len(images), "settings": settings, "digest": digest}
+    return Distilled(images.to(data.device), labels.to(data.device), info)
+
+
+def check_fits(path, images: Tensor, labels: Tensor, named, data: Dataset, ipc):
+    """Whether these are images for this data set: its name (if the file says one), side, classes, and --ipc."""
+    known, plain = {plain_name(name) for name in common.DATASETS}, plain_name(named or data.name)
+    if plain in known and plain_name(data.name) in known and plain != plain_name(data.name):
+        raise UserError(f"--images {path} is of the data set {named}, says the file; this is {data.name}")
+    side = data.image_size
+    if images.shape[1:] != (3, side, side):
+        found = " x ".join(map(str, images.shape[1:]))
+        wanted = f"{data.name} has 3 x {side} x {side} here (--image-size)"
+        raise UserError(f"--images {path} holds images of {found}, {wanted}")
+    if labels.max() >= data.num_classes or len(labels.unique()) < data.num_classes:
+        found = f"{len(labels.unique())} classes, the last one number {labels.max()}"
+        raise UserError(f"--images {path} has images of {found}; {data.name} has classes 0 to {data.num_classes - 1}")
+    counts = torch.bincount(labels)
+    if ipc and (counts != ipc).any():
+        raise UserError(f"--images {path} has {counts.min()} to {counts.max()} images per class, not --ipc {ipc}")
+
+
+def plain_name(dataset) -> str:
+    return re.sub(r"[^a-z0-9]", "", str(dataset).lower())
+
+
+def read_data_pt(file: Path) -> tuple[Tensor, Tensor, str | None]:
+    """GIFT's format: {"data": floats [N, 3, S, S] in [0, 1], "label": classes [N] or [N, 1], or soft [N, C] (DATM)}.
+
+    And, if the file says so, under "dataset", of which data set: (images, labels, name or None).
+    """
+    kept = common.load_tensors(file, "--images")
+    images, labels = (kept.get("data"), kept.get("label")) if isinstance(kept, dict) else (None, None)
+    with common.refused(f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each"):
+        if images.dim() != 4 or not 0 < len(labels) == len(images) <= labels.numel():
+            raise UserError(f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each")
+        if images.dtype != torch.uint8:
+            if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
+                raise UserError(f"--images {file}: pixel values lie outside [0, 1]")
+            images = images.float()
+        labels = labels.flatten(1).argmax(1) if labels.numel() > len(labels) else labels.flatten()
+        if not (labels == labels.long()).all() or labels.min() < 0:
+            raise UserError(f"--images {file}: a label is no class index")
+        return images.contiguous(), labels.long(), kept.get("dataset")
+
+
+def read_distilled_folder(path: Path, data: Dataset) -> tuple[Tensor, Tensor]:
+    folders = [entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    label_of = labels_of_folders(path, folders, data)
+    extensions = torchvision.datasets.folder.IMG_EXTENSIONS
+    files, labels = [], []
+    for folder in sorted(folders, key=label_of.get):
+        pictures = [file for file in folder.iterdir() if file.suffix.lower() in extensions]
+        files += sorted(pictures, key=by_numbers)
+        labels += [label_of[folder]] * len(pictures)
+    if not files:
+        raise UserError(f"--images {path} holds no images (class folders with {', '.join(extensions)} files)")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        images = list(pool.map(lambda file: common.to_tensor(common.read_image(file)), files))
+    sizes = {tuple(image.shape) for image in images}
+    if len(sizes) > 1:
+        raise UserError(f"--images {path} holds images of several sizes: {sorted(sizes)[:3]}")
+    return torch.stack(images), torch.tensor(labels)
+
+
+def by_numbers(file: Path):
+    """2.png before 10.png."""
+    return [int(number) for number in re.findall(r"\d+", file.stem)], file.name
+
+
+def labels_of_folders(path, folders, data: Dataset) -> dict:
+    """The class of each folder: by name, or by number: new1000 comes after new999, not before new101."""
+    if all(folder.name in data.class_names for folder in folders):
+        return {folder: data.class_names.index(folder.name) for folder in folders}
+    label_of = {}
+    for folder in sorted(folders):
+        number = re.fullmatch(r"(?:new|class)?_?(\d{1,9})", folder.name)
+        if not number:
+            raise UserError(f"--images {path}: folder {folder.name} is neither numbered nor a class of {data.name}")
+        label_of[folder] = int(number[1])
+    if len(set(label_of.values())) < len(folders):
+        raise UserError(f"--images {path}: two folders have the same number")
+    return label_of
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -386,31 +617,37 @@ def to_bytes(images: Tensor) -> Tensor:
     return images.round().clamp(0, 255).to(torch.uint8)
 
 
-def check_request(method: str, args, data: Dataset, factor: int | None = None):
-    """Whether data set and teacher can give what is asked for; before a teacher is trained for it."""
-    ipc, factor = args.ipc or 10, factor or default_factor(data)
-    fewest = torch.bincount(data.train.labels.cpu(), minlength=data.num_classes).min().item()
-    if method == "random" and ipc > fewest:
-        raise UserError(f"--ipc {ipc}: the smallest class of {data.name} has {fewest} training images")
-    if method == "rded" and data.image_size % factor:
-        raise UserError(f"--factor {factor} does not divide the side of {data.image_size} px")
-    if method == "rded" and ipc * factor**2 > min(fewest, RDED_IMAGES):
-        most = min(fewest, RDED_IMAGES) // factor**2
-        raise UserError(f"--ipc {ipc}: RDED takes one crop of each of {RDED_IMAGES} images, so at most {most} here")
-    arch = args.teacher_arch or args.arch or data.default_arch
-    if method in RECOVERED and not batchnorms(common.build_model(arch, data.num_classes, data.image_size)):
-        raise UserError(f"{method} needs a teacher with BatchNorm layers, {arch} has none")
-
-
 def default_factor(data: Dataset) -> int:
     """RDED's scripts: 2 x 2 mosaics for ImageNet-1K at 224 px and its subsets at 224 and 128, single crops below."""
     return 2 if data.image_size >= 128 else 1
 
 
-def distil(method: str, args, data: Dataset, teacher: Teacher | None, factor: int | None = None) -> Path:
-    """Make the distilled set, or find it again; returns its folder."""
-    ipc, factor = args.ipc or 10, factor or default_factor(data)
-    settings = {"stage": "images", "method": method, "ipc": ipc, "seed": args.seed, "data": data.describe()}
+def check_request(method: str, data: Dataset, ipc: int, factor: int, teacher_arch: str):
+    """Whether data set and teacher can give what is asked for; before a teacher is trained for it."""
+    fewest = torch.bincount(data.train.labels.cpu(), minlength=data.num_classes).min().item()
+    if method == "random" and ipc > fewest:
+        raise UserError(f"--ipc {ipc}: the smallest class of {data.name} has {fewest} training images")
+    if method == "rded" and data.image_size % factor:
+        raise UserError(f"--factor {factor} does not divide the side of {data.image_size} px")
+    most = min(fewest, RDED_IMAGES) // factor**2
+    if method == "rded" and ipc > most:
+        raise UserError(f"--ipc {ipc}: RDED takes one crop of each of {RDED_IMAGES} images, so at most {most} here")
+    if method in RECOVERED and not batchnorms(common.build_model(teacher_arch, data.num_classes, data.image_size)):
+        raise UserError(f"{method} needs a teacher with BatchNorm layers, {teacher_arch} has none")
+
+
+def find_images(images: str, data: Dataset, ipc, teacher_arch: str) -> Distilled | None:
+    """The set in this folder or file; None if `images` names a method: then the set is to be made, and can be."""
+    if images not in METHODS:
+        return load_distilled(images, data, ipc)
+    check_request(images, data, ipc or 10, default_factor(data), teacher_arch)
+    return None
+
+
+def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0, factor=None) -> Distilled:
+    """Make the distilled set, or find it again."""
+    ipc, factor = ipc or 10, factor or default_factor(data)
+    settings = {"stage": "images", "method": method, "ipc": ipc, "seed": seed, "data": data.describe()}
     if method != "random":
         settings["teacher"] = {key: teacher.info[key] for key in ("arch", "width", "digest")}
     if method == "rded":
@@ -418,39 +655,42 @@ def distil(method: str, args, data: Dataset, teacher: Teacher | None, factor: in
     if method in RECOVERED:
         setting = sre2l_settings(data) if method == "sre2l" else lpld_settings(data)
         settings["recovery"] = asdict(setting)
-    folder = common.stage_folder(args.out / data.name, f"{method}-ipc{ipc}", settings)
-    if "made_with" in common.read_settings(folder):
-        print(f"images:   reusing {folder}")
-        return folder
-    if method == "random":
-        labels = torch.arange(data.num_classes).repeat_interleave(ipc)
-        picked = [pick_random(data, label, ipc, args.seed) for label in range(data.num_classes)]
-        images = data.train.pick(torch.cat(picked))
-    elif method == "rded":
-        images, labels = rded(data, teacher, ipc, factor, args.seed)
-    elif method == "sre2l":
-        images, labels = sre2l(data, teacher, ipc, setting, args.seed, folder)
-    else:
-        images, labels = lpld(data, teacher, squeeze(args, data, teacher), ipc, setting, args.seed, folder)
-    common.save_distilled(folder, images, labels, data.device)
-    for file in folder.glob("groups-*.pt"):
-        file.unlink()
-    print(f"images:   {method}, {ipc} per class, in {folder}")
-    return folder
+
+    def make(folder):
+        if method == "random":
+            labels = torch.arange(data.num_classes).repeat_interleave(ipc)
+            picked = [pick_random(data, label, ipc, seed) for label in range(data.num_classes)]
+            images = data.train.pick(torch.cat(picked)).cpu()
+        elif method == "rded":
+            images, labels = rded(data, teacher, ipc, factor, seed)
+        elif method == "sre2l":
+            images, labels = sre2l(data, teacher, ipc, setting, seed, folder)
+        else:
+            images, labels = lpld(data, teacher, squeeze(data, teacher), ipc, setting, seed, folder)
+        save_distilled(folder, images, labels)
+        for file in folder.glob("groups-*.pt"):
+            file.unlink()
+        return {"images": digest_of(images, labels)}
+
+    folder, reused = common.stage(data, f"{method}-ipc{ipc}", settings, make)
+    print(f"images:   {f'reusing {folder}' if reused else f'{method}, {ipc} per class, in {folder}'}")
+    return load_distilled(folder, data)
 
 
-def main():
+def main(argv=None) -> dict:
     parser = common.common_options(__doc__)
     parser.add_argument("--method", choices=METHODS, default="rded", help="default: rded")
-    parser.add_argument(
-        "--factor", type=common.at_least(1), help="RDED: an image holds factor x factor crops (default: 1 or 2)"
-    )
-    args = parser.parse_args()
-    data = common.load_dataset(args)
-    check_request(args.method, args, data, args.factor)
-    teacher = None if args.method == "random" else common.load_teacher(args, data)
-    folder = distil(args.method, args, data, teacher, args.factor)
-    print(f"picture: {folder / 'grid.png'}")
+    parser.add_argument("--factor", type=common.at_least(1), help="RDED: an image holds factor x factor crops (1 or 2)")
+    args = parser.parse_args(argv)
+    data, arch = common.start(args)
+    teacher_arch = args.teacher_arch or arch
+    check_request(args.method, data, args.ipc or 10, args.factor or default_factor(data), teacher_arch)
+    teacher = None
+    if args.method != "random":
+        teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
+    distilled = distil(args.method, data, teacher, args.ipc, args.seed, args.factor)
+    print(f"picture:  {Path(distilled.info['folder']) / 'grid.png'}")
+    return {"images": distilled.info, "teacher": teacher.info if teacher else None}
 
 
 if __name__ == "__main__":
