@@ -147,7 +147,8 @@ def steps_together(steps, images_per_step, side, device):
 
 
 def split_batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """The last partial batch is kept; a last single image (BatchNorm on 1 x 1 maps refuses it) joins the one before."""
+    """The last partial batch is kept, as GIFT's release does; a last single image joins the one before (ours:
+    BatchNorm on 1 x 1 maps refuses it)."""
     batches = list(order.split(batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
@@ -487,7 +488,7 @@ def read_class_folders(folder: Path) -> tuple[list, list, list]:
             raise UserError(f"{annotations} is not a table of image and class, separated by tabs")
         classes = sorted({row[1] for row in rows})
         return classes, [str(folder / "images" / row[0]) for row in rows], [classes.index(row[1]) for row in rows]
-    with refused(f"{folder} is no folder of class folders with images"):
+    with refused(f"{folder} cannot be read as class folders with images"):
         found = torchvision.datasets.ImageFolder(folder)
     paths = [path for path, _ in found.samples]
     reached = {}
@@ -543,6 +544,7 @@ def load_dataset(
             classes, train, test = read_torchvision(name, data_root, device)
     else:
         root = find_folders(name, data_root)
+        check_writable(out, root)
         if not preset:
             preset = preset_of_directory(root, arch, image_size)
             known_as = root.resolve().name
@@ -629,7 +631,7 @@ def load_teacher(data: Dataset, arch: str, checkpoint=None, epochs=None, seed=0)
     else:
         cause = TOO_SHORT
         source, how = own_teacher(data, arch, epochs or data.teacher_epochs, seed)
-        model, recorded = read_teacher(source, arch, data)
+        model, recorded = read_teacher(source, arch, data, ours=True)
     model = model.to(data.device).eval().requires_grad_(False)
     top1, _ = accuracy(model, data.test, data.colours)
     width = len(model.layers["conv"][0].weight) if isinstance(model, ConvNet) else None
@@ -657,12 +659,12 @@ def judge_teacher(top1, expected, num_classes, name, cause=WRONG_ORDER):
     return None
 
 
-def read_teacher(path, arch, data: Dataset) -> tuple[nn.Module, float | None]:
+def read_teacher(path, arch, data: Dataset, ours=False) -> tuple[nn.Module, float | None]:
     """A network from a checkpoint (ours or published) and the accuracy recorded in it, if any."""
-    kept = load_tensors(path, "teacher")
+    kept = load_kept(path) if ours else load_tensors(path, "teacher")
     kept = kept if isinstance(kept, dict) else {}
     if "digest" in kept and not is_whole(kept):
-        raise UserError(damaged(path))
+        raise UserError(f"teacher {path} has been altered: its content does not match its checksum")
     recorded = kept.get("accuracy") if isinstance(kept.get("accuracy"), float) else None
     state = kept.get("model", kept.get("state_dict", kept))  # RDED and GIFT: model; SRe2L's CIFAR ones: state_dict
     named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
@@ -710,7 +712,7 @@ def own_teacher(data: Dataset, arch, epochs, seed) -> tuple[Path, str]:
         state = {name: value.cpu() for name, value in model.state_dict().items()}
         save_kept(folder / "teacher.pt", {"model": state, "accuracy": top1, "recipe": json.dumps(settings)})
 
-    folder, reused = stage(data, f"teacher-{arch}", settings, make)
+    folder, reused = stage(data, f"teacher-{arch}", settings, make, "teacher.pt")
     return folder / "teacher.pt", "reusing" if reused else "kept in"
 
 
@@ -824,7 +826,7 @@ def progress_bar(items, title, total, first=0, unit="it"):
     """A bar on a terminal; in a log file a line every half minute."""
     style = {"initial": first, "unit": unit, "leave": False}
     if not sys.stderr.isatty():
-        style |= {"file": LogLines(), "mininterval": 30, "maxinterval": 30, "delay": 1}
+        style |= {"file": LogLines(), "mininterval": 30, "miniters": 1, "delay": 1}
     return tqdm(items, title, total, **style)
 
 
@@ -945,11 +947,14 @@ def print_result(result: dict, teacher: Teacher | None):
 # Stages, and files of ours: written whole, with a checksum, and found again by the settings that they were made with
 
 
-def stage(data: Dataset, name: str, settings: dict, make) -> tuple[Path, bool]:
-    """(the folder of a stage with these settings, whether it was there): make(folder) fills it, once."""
+def stage(data: Dataset, name: str, settings: dict, make, product="settings.json") -> tuple[Path, bool]:
+    """(the folder of a stage with these settings, whether it was there): make(folder) fills it, once.
+
+    `product` is what others read there: where it has been deleted it is made again.
+    """
     folder = stage_folder(data.runs, name, settings)
     kept = read_settings(folder)
-    if "made_with" in kept:
+    if "made_with" in kept and (folder / product).exists():
         return folder, True
     more = make(folder) or {}
     save_kept(folder / "settings.json", {**kept, **more, "made_with": made_with(data.device)})
@@ -970,24 +975,15 @@ def stage_folder(parent: Path, name: str, settings: dict) -> Path:
         if kept == settings:
             return folder
         if kept:
-            other = [key for key in settings if kept.get(key) != settings[key]]
-            print(f"{folder} has other settings ({', '.join(other)}): {name}-{digest(settings)}", file=sys.stderr)
+            other = ", ".join(key for key in settings if kept.get(key) != settings[key])
+            print(f"{folder} was made with another {other}: this is {name}-{digest(settings)}", file=sys.stderr)
     raise UserError(f"{folder} is in the way: it holds no settings of ours; move it away")
 
 
 def read_settings(folder: Path) -> dict:
     """settings.json of a stage: {"settings": ...}, with "made_with" once the stage is finished; {} if there is none."""
     file = folder / "settings.json"
-    if not file.is_file():
-        return {}
-    with reading("settings", file):
-        try:
-            kept = json.loads(file.read_text())
-        except ValueError:
-            kept = {}
-    if isinstance(kept, dict) and "digest" not in kept:
-        return {}  # somebody else's
-    return load_kept(file, "delete its folder, and it is made again")
+    return load_kept(file, "delete its folder, and it is made again") if file.is_file() else {}
 
 
 def save_kept(path: Path, content: dict):
@@ -1207,7 +1203,8 @@ def start(args) -> tuple[Dataset, str]:
     Returns it and the student's network, which is built once, so that a name or side that cannot be is found now.
     """
     device = set_up_device(args.device, args.precision)
-    check_writable(args.out, args.dataset)
+    images = getattr(args, "images", [])
+    check_writable(args.out, *([images] if isinstance(images, str) else images))
     data = load_dataset(
         args.dataset, device, args.arch, args.image_size, args.width, args.colours, args.data_root, args.out
     )

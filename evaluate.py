@@ -81,6 +81,8 @@ RDED_SPECIAL = ("cifar100", "conv3", "conv3")  # data set, teacher, student: bat
 
 @dataclass
 class RdedProtocol:
+    """Released: 300 epochs, KL at T = 20 against labels made online, AdamW, decay on weights of several dimensions."""
+
     arch: str
     loss: str
     optimizer: str
@@ -132,7 +134,7 @@ def rded_protocol(
 
 
 def rded_learning_rate_factor(epoch: int, epochs: int) -> float:
-    """(1 + cos(pi * e / (2 * E))) / 2, epochs from 0: a cosine that ends half way down, at one half."""
+    """(1 + cos(pi * e / (2 * E))) / 2, epochs from 0, as released: a cosine that ends half way down, at one half."""
     return (1 + math.cos(math.pi * epoch / epochs / 2)) / 2
 
 
@@ -146,7 +148,7 @@ def shuffle_strips(images: Tensor, factor: int, *seed: int) -> Tensor:
 
 
 def rded_batches(distilled: Distilled, data: Dataset, protocol: RdedProtocol, seed: int, epoch: int):
-    """(images, labels) of an epoch's steps: strips shuffled and a crop (nothing at factor 1), flip, CutMix."""
+    """(images, labels) of an epoch's steps: strips shuffled, a crop (nothing at factor 1), flip, CutMix; released."""
     side, size, factor = data.image_size, protocol.batch_size, protocol.factor
     order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
     batches = common.split_batches(common.send(order, data.device), size)
@@ -183,7 +185,7 @@ def train_rded_student(
         common.set_rate(optimizer, protocol.lr * rded_learning_rate_factor(epoch, epochs))
         for images, labels in rded_batches(distilled, data, protocol, seed, epoch):
             with torch.no_grad(), common.autocast(data.device):
-                student(images)  # released, for a figure on its log; it updates the BatchNorm statistics once more
+                student(images)  # released, for a figure on its log: BatchNorm's statistics see the mixed images twice
             log["loss"] = gift.training_step(student, teacher.model, optimizer, images, labels, protocol.loss)
         is_last = epoch == epochs - 1
         if is_last or (epoch % 10 == 9 and epoch > 0.8 * epochs):
@@ -375,7 +377,7 @@ def write_tables(folder: Path, rows: list[dict], about: dict, device):
     heading = f"`{made['command']}`: {settings['data']['dataset']}, {teacher}; last epoch, {len(settings['seeds'])} "
     heading += f"students each; {made['device']}, torch {made['torch']}, {made['date'][:10]}"
     text = markdown(rows, heading)
-    common.write_atomically(folder / "evaluate.md", lambda beside: beside.write_text(text, encoding="utf-8"))
+    common.write_atomically(folder / "evaluate.md", lambda beside: beside.write_text(text, "utf-8", "replace"))
     common.save_kept(folder / "evaluate.json", {"rows": rows, **about, "made_with": made})
 
 
@@ -480,7 +482,7 @@ def main(argv=None) -> dict:
 
 
 def train_cells(data: Dataset, teacher, cells: list[Cell], training: Training, folder: Path, about: dict):
-    """A row for each cell, printed and written as soon as it is there; one that fails is marked, and the others go on."""
+    """A row for each cell, printed and written as soon as it is there; one that fails is marked, the others go on."""
     rows, random_top1 = [], {}
     print()
     print_row(list(COLUMNS))

@@ -57,11 +57,11 @@ def cosine_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def gift_loss(student_logits, teacher_logits, labels, gamma: float = 0.1, alpha: float = 0.1) -> Tensor:
-    """GIFT: 1 - mean cos(z_S, refined label), on the student's raw logits."""
+    """GIFT: 1 - mean cos(z_S, refined label), on the student's raw logits. Source: released losses_benchmark.py."""
     return cosine_loss(student_logits, refine_labels(teacher_logits, labels, gamma, alpha))
 
 
-# The losses that the paper compares; released code, losses_benchmark.py, compute_loss.
+# The losses that the paper compares; released code, losses_benchmark.py, compute_loss. `mse` is on raw logits.
 TEMPERATURE = 20  # of `kl`
 HARD_WEIGHT = 0.1  # of the hard label in mse_ce and softce_ce
 
@@ -156,7 +156,8 @@ def dsa(images: Tensor, draws: Tensor) -> Tensor:
 def tile_boxes(count: int, side: int, factor: int, *seed: int) -> Tensor:
     """RDED's mosaics: with probability 1 - 1 / factor^2 an image shows one of its factor^2 tiles at the full side.
 
-    Crop boxes [count, 4] (top, left, height, width).
+    Crop boxes [count, 4] (top, left, height, width). Released: before normalisation, here after it, which is the same,
+    as both are linear.
     """
     u = common.random_stream(*seed).random_sample((count, 3))
     tile = side // factor
@@ -189,16 +190,19 @@ class Protocol:
 
 
 def learning_rate_for(optimizer: str, arch: str) -> float:
+    """AdamW 1e-3, 1e-4 for ViT-B/16 and Swin-V2-T, as released; Adam's and SGD's are ours."""
     if optimizer == "adamw" and arch in ("vit_b_16", "swin_v2_t"):
         return 1e-4
     return {"adamw": 1e-3, "adam": 1e-3, "sgd": 0.1}[optimizer]
 
 
 def epochs_for(dataset: str) -> int:
-    return {"imagenet-1k": 300, "fashion": 300}.get(dataset, 1000)  # fashion: ours
+    """1000, ImageNet-1K 300, as released; the embedded set's 300 are ours."""
+    return {"imagenet-1k": 300, "fashion": 300}.get(dataset, 1000)
 
 
 def batch_size_for(count: int) -> int:
+    """By the number of images of the set, as released."""
     if count <= 10:
         return 10
     if count <= 500:
@@ -230,7 +234,7 @@ def protocol_for(
 
 
 def learning_rate_factor(epoch: int, epochs: int) -> float:
-    """x 0.2 from 2/3 and again from 5/6 of the epochs on; epochs count from 0."""
+    """x 0.2 from 2/3 and again from 5/6 of the epochs on, as released; epochs count from 0."""
     return 0.2 ** ((epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6))
 
 

@@ -93,7 +93,7 @@ def cosine_reuse_temperature(epoch, epochs, initial: float = 20.0, minimum: floa
 
 
 def label_temperature(epoch: int, epochs: int, reuse: str) -> float:
-    """T(e), epochs from 1; T_0 without DKR. The step of 30 is a tenth of 300 epochs, and of other numbers too (ours)."""
+    """T(e), epochs from 1; T_0 without DKR. The step of 30 is a tenth of 300 epochs, and of others too (ours)."""
     if reuse == "cosine":
         return cosine_reuse_temperature(epoch, epochs)
     if reuse == "step":
@@ -106,14 +106,18 @@ def label_temperature(epoch: int, epochs: int, reuse: str) -> float:
 
 
 def alignment_loss(student_logits: Tensor, targets: Tensor, student_temperature: float) -> Tensor:
-    """KL(targets || softmax(z_S / tau)), mean over the batch, [B, C] each; without a factor T^2."""
+    """KL(targets || softmax(z_S / tau)), mean over the batch, [B, C] each; without a factor T^2.
+
+    Source: released train_FKD_LPQLD.py, as for ImageNet-1K and -21K.
+    """
     return F.kl_div(F.log_softmax(student_logits / student_temperature, dim=1), targets, reduction="batchmean")
 
 
 def calibrate_temperature(student_logits: Tensor, targets: Tensor) -> float:
     """CA: the student's temperature, argmin over tau in 0.01, 0.02, ..., 1.00 of KL(targets || softmax(z_S / tau)).
 
-    student_logits, targets [B, C], rows of targets sum to 1; the smallest tau on ties.
+    student_logits, targets [B, C] of an epoch's last batch, rows of targets sum to 1; the smallest tau on ties. It
+    serves the next epoch; in the first tau is 1.
     The KL divergence differs by a constant from the cross-entropy taken here. Source: released train_FKD_LPQLD.py,
     where the option is documented as a ratio to the teacher's temperature and used as the temperature, as here.
     """
@@ -208,7 +212,8 @@ def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, sca
 
     Columns: crop (top, left, height, width); flip; hole (top, left, bottom, right); what fills the hole: the number of
     another image of the batch (CutMix), or a colour (cutout). CutMix: lambda ~ Beta(1, 1), one hole for the batch, of
-    side 2 * (int(S * sqrt(1 - lambda)) // 2), its centre uniform, clipped. Cutout: half the side, one for each image.
+    side 2 * (int(S * sqrt(1 - lambda)) // 2), its centre uniform, clipped. Cutout: half the side, one for each image;
+    ImageNet-21K has it in place of CutMix, and no flip. Crop: area 0.08 to 1, ratio 3/4 to 4/3.
     Source: released utils_fkd.py. It stores the boxes, crops rounded to float16: its views cannot be redrawn exactly.
     """
     stream = common.random_stream(*seed)
@@ -233,7 +238,10 @@ def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, sca
 
 
 def label_view(images: Tensor, draws: Tensor, mix: str, colours) -> Tensor:
-    """Views [N, 3, S, S], normalised, of images (uint8, or floats in [0, 1]) of whole batches, as drawn [n, B, 12]."""
+    """Views [N, 3, S, S], normalised, of images (uint8, or floats in [0, 1]) of whole batches, as drawn [n, B, 12].
+
+    Crops interpolate the normalised floats; released: bytes.
+    """
     batches, size = draws.shape[:2]
     side = images.shape[-1]
     draws = draws.flatten(0, 1).float()
@@ -307,12 +315,12 @@ class LabelPool(NamedTuple):
         size, side = self.protocol.batch_size, self.data.image_size
         return common.steps_together(numbers, size, side, self.images.device)
 
-    def view(self, numbers: list[int]) -> Tensor:
+    def view(self, numbers) -> Tensor:
         """The views of label batches, one batch after the other, [len(numbers) * B, 3, S, S]."""
         images = self.images[self.order[numbers].flatten()]
         return label_view(images, self.draws[numbers], self.protocol.mix, self.data.colours)
 
-    def targets(self, numbers: list[int], temperature: float) -> Tensor:
+    def targets(self, numbers, temperature: float) -> Tensor:
         """Their labels as probabilities, [len(numbers) * B, C]."""
         values = self.values[numbers].flatten(0, 1)
         if self.classes is None:
@@ -325,6 +333,7 @@ class LabelPool(NamedTuple):
         """(views, targets) of each label batch."""
         size = self.protocol.batch_size
         for some in self.together(numbers):
+            some = common.send(torch.tensor(some), self.images.device)
             views, targets = self.view(some), self.targets(some, temperature)
             yield from zip(views.split(size), targets.split(size), strict=True)
 
@@ -447,7 +456,7 @@ def label_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: 
         make_pool(data, teacher, distilled, protocol, settings, folder / "labels.pt")
 
     name = f"labels-{distilled.name}-p{protocol.prune:g}-k{protocol.top_k}"
-    folder, _ = common.stage(data, name, settings, make)
+    folder, _ = common.stage(data, name, settings, make, "labels.pt")
     return load_pool(folder / "labels.pt", data, distilled, teacher)
 
 
@@ -487,7 +496,7 @@ def label_bytes(labels: int, k: int, num_classes: int, bits: int | None = None) 
 
 
 def learning_rate_factor(epoch: int, epochs: int, warmup: int = 0) -> float:
-    """Half a cosine, stepped after each epoch, epochs from 0; before it `warmup` epochs, linear from 0.01."""
+    """Half a cosine, stepped after each epoch, epochs from 0; before it `warmup` epochs, linear from 0.01. Released."""
     if epoch < warmup:
         return 0.01 + 0.99 * epoch / warmup
     return (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup))) / 2

@@ -12,6 +12,7 @@ distilled sets as they are found in the wild: RDED's, SRe2L's and LPLD's folders
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +36,7 @@ IMAGES_HELP = f"distilled set: a folder or data.pt, or one of {', '.join(METHODS
 
 
 def pick_random(data: Dataset, label: int, count: int, seed: int) -> Tensor:
-    """Indices [count] of training images of a class, drawn without replacement."""
+    """Indices [count] of training images of a class, drawn without replacement; of all, where it has fewer."""
     members = (data.train.labels == label).nonzero().flatten().cpu()
     return members[torch.from_numpy(common.random_stream(seed, common.CHOICE, label).permutation(len(members))[:count])]
 
@@ -59,7 +60,10 @@ def square_crops(images: Tensor, u: np.ndarray, size: int) -> Tensor:
 
 @torch.no_grad()
 def realism_losses(teacher: nn.Module, patches: Tensor, label: int, side: int, colours) -> Tensor:
-    """The teacher's cross-entropy [n] for a class on patches [n, 3, s, s], normalised, then zero-padded to `side`."""
+    """The teacher's cross-entropy [n] for a class on patches [n, 3, s, s], normalised, then zero-padded to `side`.
+
+    Released: with ImageNet's colours on every data set.
+    """
     losses = []
     for part in patches.split(500):
         before = (side - part.shape[-1]) // 2
@@ -87,7 +91,10 @@ def tile_patches(patches: Tensor, factor: int) -> Tensor:
 
 
 def rded(data: Dataset, teacher: Teacher, ipc: int, factor: int, seed: int) -> tuple[Tensor, Tensor]:
-    """RDED's images of every class: uint8 [C * ipc, 3, S, S] and labels."""
+    """RDED's images of every class: uint8 [C * ipc, 3, S, S] and labels.
+
+    Released scripts: 300 images of a class, 5 crops of each, resized to side / factor.
+    """
     size = data.image_size // factor
     chosen = []
 
@@ -210,7 +217,8 @@ def recover(teacher: nn.Module, todo: Groups, setting: Recovery, data: Dataset, 
     A group is one batch of the papers. Each iteration draws one view per group. Group losses are summed, the teacher is
     in eval mode and Adam acts on each pixel alone, so groups do not feel each other: this is group-by-group
     optimisation, only faster.
-    Loss of a group: mean CE(teacher(view), class) + r_bn * sum over layers of w_l * bn_distance.
+    Loss of a group: mean CE(teacher(view), class) + r_bn * sum over layers of w_l * bn_distance. The last iterate is
+    kept, as released.
     """
     (groups, n), side, device = todo.targets.shape, data.image_size, data.device
     canvas, views = noise_and_views(todo.ids, n, setting, side, seed, device)
@@ -360,8 +368,8 @@ def class_statistics(teacher: nn.Module, data: Dataset, progress: Path) -> list[
 
     Exact, over all images and pixels of a class, in one pass over the un-augmented training set, teacher in eval mode.
     The released code augments, and keeps a running average (momentum 0.1, from mean 0 and variance 1) of statistics
-    within a batch and class. At 64 images per GPU that is one image at a time for 97 of 100 classes of ImageNet-1K, and
-    for half of Tiny-ImageNet's: the variance *between* images is missing.
+    within a batch and class. Of the classes in a batch 97 % have a single image there on ImageNet-1K (64 images per
+    GPU) and 49 % on Tiny-ImageNet (256): the variance *between* images is missing.
     """
     layers, moments = batchnorms(teacher), {}
 
@@ -402,7 +410,7 @@ def squeeze(data: Dataset, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
         statistics = class_statistics(teacher.model, data, folder / "progress.pt")
         common.save_kept(folder / "statistics.pt", {"layers": statistics})
 
-    folder, _ = common.stage(data, f"statistics-{teacher.info['arch']}", settings, make)
+    folder, _ = common.stage(data, f"statistics-{teacher.info['arch']}", settings, make, "statistics.pt")
     layers = common.load_kept(folder / "statistics.pt")["layers"]
     return [[x.to(data.device) for x in layer] for layer in layers]
 
@@ -508,7 +516,9 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"--images {path} does not exist")
-    kept = common.read_settings(path)
+    kept = {}
+    with suppress(UserError):  # there is none, or it is somebody else's
+        kept = common.load_kept(path / "settings.json")
     settings = kept.get("settings", {})
     if kept and "made_with" not in kept:
         raise UserError(f"--images {path} is unfinished: the command that makes it was stopped; run it again")
@@ -672,7 +682,7 @@ def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0
             file.unlink()
         return {"images": digest_of(images, labels)}
 
-    folder, reused = common.stage(data, f"{method}-ipc{ipc}", settings, make)
+    folder, reused = common.stage(data, f"{method}-ipc{ipc}", settings, make, "grid.png")
     print(f"images:   {f'reusing {folder}' if reused else f'{method}, {ipc} per class, in {folder}'}")
     return load_distilled(folder, data)
 

@@ -1,9 +1,9 @@
 """What the methods cost beside the bare networks, and what a user would have without them, on the machine it runs on.
 
-    python benchmark.py                                         # every row at every size, as one table
-    python benchmark.py --sizes conv3-32 --only gift lpqld      # some of them
-    python benchmark.py --without-us                            # PIL crops in a DataLoader; one class at a time
-    python benchmark.py --imagenet                              # ImageNet-1K's size with made-up images: hours, GB
+    python -m experiments.benchmark                                     # every row at every size, as one table
+    python -m experiments.benchmark --sizes conv3-32 --only gift lpqld  # some of them
+    python -m experiments.benchmark --without-us                        # PIL crops, a DataLoader, class after class
+    python -m experiments.benchmark --imagenet                          # ImageNet-1K's size, made-up images: hours, GB
 
 Rows, each beside its limit, the forward and backward of the same networks on one fixed batch, in channels_last and in
 the same precision; the goal is a ratio of at most 1.10:
@@ -13,66 +13,94 @@ the same precision; the goal is a ratio of at most 1.10:
   recovery  an iteration of class-wise recovery, classes together; forward and backward to the images, in fp32
   rded      choosing RDED's crops; the teacher's forward on them, in fp32
   teacher   a step of a teacher's epoch
-  gift --compile, lpqld --compile: the same steps with --compile, which takes a minute at first; limit as above
-Both alternate; seconds are medians over rounds. Peak memory is what torch took on a GPU, the whole process on a CPU.
-"operators" counts torch operators per step that are no mere views, about the launches of a GPU (optimizer fused, as it
-is there); for labels, recovery and rded all they do, divided by the batches.
+Both alternate; seconds are medians over rounds. What a recovery does once, such as drawing its noise, is left out: a
+run of one iteration is taken off a run of several. Peak memory is what torch took on a GPU, the whole process on a CPU.
+"operators" counts torch operators per step that are no mere views, about the launches of a GPU (views of many steps
+made together and optimizers fused, as they are there); for labels and rded all they do, divided by the batches.
 """
 
-import argparse
+import json
 import math
 import multiprocessing
+import os
+import shlex
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.transforms import functional as transforms
-from tqdm import tqdm
+from torchvision import transforms
 
 import common
 import gift
 import lpqld
 import synthesize
+from common import Dataset, Teacher, UserError
+from synthesize import Distilled
 
-COLOURS = common.CIFAR_COLOURS
+COLOURS = common.COLOURS["cifar"]
+IPC = 10  # images per class
 
 
 class Size(NamedTuple):
-    """A network at a side; batches as large as a GPU and a CPU of two cores can take many of."""
+    """A network at a side, and how much of it a device can take many of."""
 
     arch: str
     side: int
     classes: int
-    batch: tuple[int, int]  # images per step: CUDA, elsewhere
-    groups: tuple[int, int]  # classes of ten images recovered together
-    images: tuple[int, int]  # images per class that RDED looks at (released: 300)
+    batch: int  # images per step
+    groups: int  # classes of ten images recovered together
+    images: int  # images per class that RDED looks at (released: 300)
+    label_batches: int  # of a pool
+    iterations: int  # of a recovery
     width: int = 128
 
 
-SIZES = {
-    "conv3-32": Size("conv3", 32, 100, (100, 100), (100, 10), (300, 300)),
-    "resnet18-32": Size("resnet18_modified", 32, 100, (100, 50), (100, 2), (300, 100)),
-    "resnet18-64": Size("resnet18_modified", 64, 200, (100, 20), (40, 2), (300, 20)),
-    "resnet18-224": Size("resnet18", 224, 1000, (128, 16), (20, 2), (300, 20)),
-    "tiny-test": Size("conv3", 8, 3, (4, 4), (2, 2), (4, 4), 4),  # for the tests
+GPU_SIZES = {
+    "conv3-32": Size("conv3", 32, 100, 100, 100, 300, 100, 100),
+    "resnet18-32": Size("resnet18_modified", 32, 100, 100, 100, 300, 100, 100),
+    "resnet18-64": Size("resnet18_modified", 64, 200, 100, 40, 300, 100, 100),
+    "resnet18-224": Size("resnet18", 224, 1000, 128, 20, 300, 100, 100),
+    "tiny-test": Size("conv3", 8, 3, 4, 2, 4, 2, 2, width=4),
+}
+CPU_SIZES = {  # for two cores
+    "conv3-32": Size("conv3", 32, 100, 100, 10, 300, 8, 4),
+    "resnet18-32": Size("resnet18_modified", 32, 100, 50, 2, 100, 8, 4),
+    "resnet18-64": Size("resnet18_modified", 64, 200, 20, 2, 20, 8, 4),
+    "resnet18-224": Size("resnet18", 224, 1000, 16, 2, 20, 8, 4),
+    "tiny-test": Size("conv3", 8, 3, 4, 2, 4, 2, 2, width=4),
 }
 
 
+def size_of(name: str, device) -> Size:
+    return GPU_SIZES[name] if device.type == "cuda" else CPU_SIZES[name]
+
+
+def nothing():
+    pass
+
+
 class Work(NamedTuple):
+    """The same steps by our code and by what it is held against; what a call of either does once is taken off."""
+
     ours: callable
     limit: callable
-    images: int  # in one call of either
-    steps: int  # in one call of either
+    images: int  # in the steps
+    steps: int
+    ours_once: callable = nothing
+    limit_once: callable = nothing
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -81,10 +109,10 @@ class Work(NamedTuple):
 
 def wait(device):
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
-def seconds(work, device, in_a_row=1):
+def seconds(work, device, in_a_row=1) -> float:
     """Wall time of one of several work() in a row, the device's queue included: a stop between steps shows."""
     wait(device)
     started = time.perf_counter()
@@ -94,16 +122,24 @@ def seconds(work, device, in_a_row=1):
     return (time.perf_counter() - started) / in_a_row
 
 
-def compare(ours, limit, device, budget):
+def compare(work: Work, device, budget) -> tuple[float, float]:
     """Median seconds of (ours, limit), in turns, after a warm-up of both, for about `budget` seconds."""
-    once = sum(max(seconds(work, device) for _ in range(2)) for work in (limit, ours))
+    parts = {"limit": work.limit, "ours": work.ours, "limit once": work.limit_once, "ours once": work.ours_once}
+    once = 0.0
+    for part in parts.values():
+        seconds(part, device)
+        once += seconds(part, device)
     in_a_row = max(1, math.ceil(0.2 / once))
     rounds = int(min(30, max(3, budget / (once * in_a_row))))
-    times = [(seconds(ours, device, in_a_row), seconds(limit, device, in_a_row)) for _ in range(rounds)]
-    return [statistics.median(column) for column in zip(*times, strict=True)]
+    times = {name: [] for name in parts}
+    for _ in range(rounds):
+        for name, part in parts.items():
+            times[name].append(seconds(part, device, in_a_row))
+    median = {name: statistics.median(values) for name, values in times.items()}
+    return median["ours"] - median["ours once"], median["limit"] - median["limit once"]
 
 
-def peak_memory(device):
+def peak_memory(device) -> int | None:
     """Bytes: torch's on a GPU since the last call; of the process since its start on Linux; else None."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
@@ -124,7 +160,8 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         returned = func._schema.returns
         is_view = any(value.alias_info is not None and not value.alias_info.is_write for value in returned)
-        self.count += not is_view and "empty" not in func._schema.name and "detach" not in func._schema.name
+        name = func._schema.name
+        self.count += not is_view and "empty" not in name and "detach" not in name
         return func(*args, **(kwargs or {}))
 
 
@@ -134,49 +171,81 @@ def operators(work) -> int:
     return mode.count
 
 
+@contextmanager
+def as_on_a_gpu():
+    """Views of many steps are made together and optimizers are fused, on any device: for counting."""
+    view_pixels, fused = common.VIEW_PIXELS, common.fused
+    common.VIEW_PIXELS = dict.fromkeys(view_pixels, view_pixels["cuda"])
+    common.fused = lambda device: {"fused": True}
+    try:
+        yield
+    finally:
+        common.VIEW_PIXELS, common.fused = view_pixels, fused
+
+
+def measure(row: str, name: str, device: str | None, precision: str | None, budget: float) -> dict:
+    """A row at a size; in a process of its own, so that its memory is its own too."""
+    device = common.set_up_device(device, precision)
+    size = size_of(name, device)
+    work = ROWS[row](size, device)
+    peak_memory(device)
+    work.limit()
+    limit_memory = peak_memory(device)
+    work.ours()
+    memory = peak_memory(device)
+    ours, limit = compare(work, device, budget)
+    with as_on_a_gpu():
+        counted = ROWS[row](size._replace(label_batches=2, iterations=2), device)
+        our_operators = operators(counted.ours) - operators(counted.ours_once)
+        limit_operators = operators(counted.limit) - operators(counted.limit_once)
+    return {
+        "row": row, "size": name, "images_per_step": work.images // work.steps,
+        "ours_ms": 1e3 * ours / work.steps, "limit_ms": 1e3 * limit / work.steps, "ratio": ours / limit,
+        "images_per_second": work.images / ours, "peak_bytes": memory, "limit_peak_bytes": limit_memory,
+        "operators": our_operators / counted.steps, "limit_operators": limit_operators / counted.steps,
+    }  # fmt: skip
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Made-up sets and networks
 
 
-def made_up(size: Size, device, count, classes=None):
+def made_up(size: Size, device, count: int, classes=None) -> tuple[Dataset, Distilled]:
     """A data set of noise with `count` images, and it again as a distilled set."""
     torch.manual_seed(0)
     classes = classes or size.classes
     images = torch.randint(256, (count, 3, size.side, size.side), dtype=torch.uint8)
     split = common.Split(torch.arange(count) % classes, device, pixels=images)
     names = [str(number) for number in range(classes)]
-    data = common.Dataset("noise", names, size.side, COLOURS, size.arch, size.width, 1, split, split)
-    info = {"folder": "noise", "digest": "noise", "ipc": max(1, count // classes)}
-    return data, common.Distilled(split.images, split.labels, info)
+    nowhere = Path("noise")  # no stage is made
+    data = Dataset("noise", names, size.side, COLOURS, size.arch, size.width, 1, split, split, nowhere)
+    info = {"folder": "noise", "digest": "noise", "ipc": max(1, count // classes), "count": count, "settings": {}}
+    return data, Distilled(split.images, split.labels, info)
 
 
-def together(batch, size, device):
+def steps_together(size: Size, device) -> list[int]:
     """The steps whose views are made at once, of an epoch of ten (CIFAR-100 at IPC 10)."""
-    return common.steps_together(range(10), batch, size.side, device)[0]
+    return common.steps_together(range(10), size.batch, size.side, device)[0]
 
 
-def network(size, device):
+def network(size: Size, device):
     return common.build_model(size.arch, size.classes, size.side, size.width).to(device)
 
 
-def frozen(size, device):
+def frozen(size: Size, device) -> Teacher:
     model = network(size, device).eval().requires_grad_(False)
-    return common.Teacher(model, {"arch": size.arch, "digest": "frozen"})
+    return Teacher(model, {"arch": size.arch, "digest": "frozen"})
 
 
-def with_fused_kernels(optimizer):
-    """The optimizer with torch's fused kernels, as common.fused makes it on CUDA: for counting on a CPU."""
-    for group in optimizer.param_groups:
-        group["fused"] = True
-    return optimizer
+def labels_of(size: Size, epochs: int) -> lpqld.Protocol:
+    """Labels of their own for every epoch, with a twentieth of the logits."""
+    top_k = min(size.classes, max(3, size.classes // 20))
+    return lpqld.Protocol(batch_size=size.batch, epochs=epochs, prune=0, top_k=top_k)
 
 
-def make_pool(data, distilled, teacher, protocol, keep=None):
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "labels.pt"
-        settings = lpqld.pool_settings(protocol, data, distilled, teacher, 0)
-        lpqld.make_pool(distilled, teacher, data, settings, file)
-        return lpqld.load_pool(file, data, distilled, teacher) if keep else file.stat().st_size
+def make_pool(data, distilled, teacher, protocol, file: Path):
+    settings = lpqld.pool_settings(protocol, data, distilled, teacher.info["digest"], 0)
+    lpqld.make_pool(data, teacher, distilled, protocol, settings, file)
 
 
 def forward_backward(model, images):
@@ -190,15 +259,14 @@ def forward_backward(model, images):
 # Rows
 
 
-def gift_steps(size, device, at, counting, compile=False):
-    batch = size.batch[at]
-    steps = together(batch, size, device)
-    data, distilled = made_up(size, device, batch * len(steps))
-    teacher, student = frozen(size, device).model, network(size, device)
-    fast_student, fast_teacher = (common.compiled(model, compile) for model in (student, teacher))
-    optimizer = gift.OPTIMIZERS["adamw"](student.parameters(), 1e-3, **common.fused(device))
-    optimizer = with_fused_kernels(optimizer) if counting else optimizer
-    fixed, run = common.normalize(distilled.images[:batch], COLOURS), {"batch_size": batch, "view_factor": 1}
+def gift_steps(size: Size, device) -> Work:
+    steps = steps_together(size, device)
+    data, distilled = made_up(size, device, size.batch * len(steps))
+    teacher = frozen(size, device).model
+    student = network(size, device)
+    protocol = replace(gift.protocol_for(data, distilled, size.arch), batch_size=size.batch)
+    optimizer = gift.OPTIMIZERS[protocol.optimizer](student.parameters(), protocol.lr, **common.fused(device))
+    fixed = common.normalize(distilled.images[: size.batch], COLOURS)
 
     def limit():
         for _ in steps:
@@ -207,179 +275,137 @@ def gift_steps(size, device, at, counting, compile=False):
             forward_backward(student, fixed)
 
     def ours():
-        for images, labels in gift.augmented_batches(distilled, data, run, 0, 0):
-            gift.training_step(fast_student, fast_teacher, optimizer, images, labels, "gift")
+        for images, labels in gift.augmented_batches(distilled, data, protocol, 0, 0):
+            gift.training_step(student, teacher, optimizer, images, labels, protocol.loss)
 
-    return Work(ours, limit, batch * len(steps), len(steps))
+    return Work(ours, limit, size.batch * len(steps), len(steps))
 
 
-def lpqld_steps(size, device, at, counting, compile=False):
-    batch = size.batch[at]
-    steps = together(batch, size, device)
-    data, distilled = made_up(size, device, batch * len(steps))
-    top_k = min(size.classes, max(3, size.classes // 20))
-    protocol = lpqld.Protocol(batch_size=batch, epochs=1, prune=0, top_k=top_k)
+def lpqld_steps(size: Size, device) -> Work:
+    steps = steps_together(size, device)
+    data, distilled = made_up(size, device, size.batch * len(steps))
     student = network(size, device)
-    fast_student = common.compiled(student, compile)
-    optimizer = lpqld.make_optimizer(student, {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01})
-    optimizer = with_fused_kernels(optimizer) if counting else optimizer
-    pool = make_pool(data, distilled, frozen(size, device), protocol, keep=True)
-    fixed = common.normalize(distilled.images[:batch], COLOURS)
+    optimizer = lpqld.make_optimizer(student, "adamw", lr=1e-3, weight_decay=0.01)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "labels.pt"
+        make_pool(data, distilled, frozen(size, device), labels_of(size, epochs=1), file)
+        pool = lpqld.load_pool(file, data, distilled)
+    fixed = common.normalize(distilled.images[: size.batch], COLOURS)
 
     def limit():
         for _ in steps:
             forward_backward(student, fixed)
 
     def ours():
-        for images, targets in pool.batches(list(steps), distilled.images, COLOURS, 20.0):
-            lpqld.training_step(fast_student, optimizer, images, targets, 0.5)
+        for images, targets in pool.batches(list(steps), 20.0):
+            lpqld.training_step(student, optimizer, images, targets, 0.5)
 
-    return Work(ours, limit, batch * len(steps), len(steps))
+    return Work(ours, limit, size.batch * len(steps), len(steps))
 
 
-def label_pool(size, device, at, counting):
-    batch, steps = size.batch[at], 2 if counting else (100, 8)[at]
-    data, distilled = made_up(size, device, batch * 2)
-    teacher, top_k = frozen(size, device), min(size.classes, max(3, size.classes // 20))
-    protocol = lpqld.Protocol(batch_size=batch, epochs=steps // 2, prune=0, top_k=top_k)
-    groups = common.steps_together(range(steps), batch, size.side, device)  # that the teacher sees at once
-    some = distilled.images[torch.arange(batch * len(groups[0]), device=device) % (batch * 2)]
-    fixed = common.normalize(some, COLOURS)
+def label_pool(size: Size, device) -> Work:
+    steps = size.label_batches
+    data, distilled = made_up(size, device, size.batch * 2)
+    teacher = frozen(size, device)
+    protocol = labels_of(size, epochs=steps // 2)
+    groups = common.steps_together(range(steps), size.batch, size.side, device)  # that the teacher sees at once
+    places = torch.arange(size.batch * len(groups[0]), device=device) % (size.batch * 2)
+    fixed = common.normalize(distilled.images[places], COLOURS)
 
     def limit():
         with torch.no_grad():
             for group in groups:
-                teacher.model(fixed[: batch * len(group)])
+                teacher.model(fixed[: size.batch * len(group)])
 
     def ours():
-        make_pool(data, distilled, teacher, protocol)
+        with tempfile.TemporaryDirectory() as folder:
+            make_pool(data, distilled, teacher, protocol, Path(folder) / "labels.pt")
 
-    return Work(ours, limit, batch * steps, steps)
+    return Work(ours, limit, size.batch * steps, steps)
 
 
-def recovery(size, device, at, counting, ipc=10):
-    groups, iterations = size.groups[at], 2 if counting else (100, 4)[at]
+def recovery(size: Size, device) -> Work:
+    groups, iterations = size.groups, size.iterations
     data, _ = made_up(size, device, 1)
     teacher = frozen(size, device).model
-    fixed = torch.zeros(groups * ipc, 3, size.side, size.side, device=device)
+    fixed = torch.zeros(groups * IPC, 3, size.side, size.side, device=device)
     fixed = fixed.contiguous(memory_format=torch.channels_last).requires_grad_()
 
-    def limit():
-        for _ in range(iterations):
+    def limit(count=1 + iterations):
+        for _ in range(count):
             teacher(fixed).sum().backward()
 
-    def ours():
-        recover(teacher, data, groups, ipc, iterations)
+    def ours(count=1 + iterations):
+        recover(teacher, data, range(groups), count)
 
-    return Work(ours, limit, groups * ipc * iterations, iterations)
+    images = groups * IPC * iterations
+    return Work(ours, limit, images, iterations, ours_once=lambda: ours(1), limit_once=lambda: limit(1))
 
 
-def recover(teacher, data, groups, ipc, iterations, first=0):
-    """Class-wise recovery of `groups` classes at once."""
-    ids = list(range(first, first + groups))
-    targets = torch.tensor(ids, device=data.device)[:, None].expand(-1, ipc) % data.num_classes
-    statistics_ = [
-        (x.running_mean.repeat(groups, 1), x.running_var.repeat(groups, 1)) for x in synthesize.batchnorms(teacher)
-    ]
+def recover(teacher, data: Dataset, classes: range, iterations: int):
+    """Class-wise recovery of ten images of each of these classes, all classes at once."""
+    targets = torch.tensor(classes)[:, None].expand(-1, IPC) % data.num_classes
+    own = []
+    for layer in synthesize.batchnorms(teacher):
+        own.append((layer.running_mean.repeat(len(classes), 1), layer.running_var.repeat(len(classes), 1)))
+    todo = synthesize.Groups(targets, own, list(classes))
     setting = synthesize.Recovery(lr=0.1, r_bn=0.01, iterations=iterations, roll=(0, 4), crop=True)
     with tempfile.TemporaryDirectory() as folder:  # no progress is found there
-        synthesize.recover(teacher, targets, statistics_, setting, data, 0, ids, Path(folder) / "progress.pt")
+        synthesize.recover(teacher, todo, setting, data, 0, Path(folder) / "progress.pt")
 
 
-def rded(size, device, at, counting, classes=2):
-    images = size.images[at]
-    data, distilled = made_up(size, device, classes * images, classes)
-    teacher, patches = frozen(size, device), images * synthesize.RDED_CROPS
+def rded(size: Size, device, classes=2) -> Work:
+    data, distilled = made_up(size, device, classes * size.images, classes)
+    teacher = frozen(size, device)
+    patches = size.images * synthesize.RDED_CROPS  # of a class; the teacher sees 500 at once
     count = min(patches, 500)
-    fixed = common.normalize(distilled.images[torch.arange(count, device=device) % (classes * images)], COLOURS)
+    fixed = common.normalize(distilled.images[torch.arange(count, device=device) % len(distilled.images)], COLOURS)
     sizes = [min(count, patches - first) for first in range(0, patches, count)] * classes
 
     def limit():
         with torch.no_grad():
-            for n in sizes:
-                teacher.model(fixed[:n])
+            for some in sizes:
+                teacher.model(fixed[:some])
 
     def ours():
-        synthesize.rded(data, teacher, min(10, images), 1, 0)
+        synthesize.rded(data, teacher, min(10, size.images), 1, 0)
 
     return Work(ours, limit, patches * classes, len(sizes))
 
 
-def teacher_epoch(size, device, at, counting):
-    batch = min(128, size.batch[at])
-    steps = together(batch, size, device)
-    data, distilled = made_up(size, device, batch * len(steps))
+def teacher_epoch(size: Size, device) -> Work:
+    size = size._replace(batch=min(128, size.batch))
+    steps = steps_together(size, device)
+    data, distilled = made_up(size, device, size.batch * len(steps))
     model = network(size, device)
-    recipe = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, **common.fused(device)}
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, **recipe)
-    optimizer = with_fused_kernels(optimizer) if counting else optimizer
-    fixed = common.normalize(distilled.images[:batch], COLOURS)
+    recipe = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, **recipe, **common.fused(device))
+    fixed = common.normalize(distilled.images[: size.batch], COLOURS)
 
     def limit():
         for _ in steps:
             forward_backward(model, fixed)
 
     def ours():
-        for views, labels in common.teacher_batches(data, batch, 0, 0):
+        for views, labels in common.teacher_batches(data, size.batch, 0, 0):
             common.teacher_step(model, optimizer, views, labels)
 
-    return Work(ours, limit, batch * len(steps), len(steps))
+    return Work(ours, limit, size.batch * len(steps), len(steps))
 
 
 ROWS = {
-    "gift": gift_steps, "lpqld": lpqld_steps, "labels": label_pool, "recovery": recovery, "rded": rded,
-    "teacher": teacher_epoch, "gift --compile": partial(gift_steps, compile=True),
-    "lpqld --compile": partial(lpqld_steps, compile=True),
-}  # fmt: skip
-
-
-def measure(row, name, device, precision, budget):
-    """A row at a size; in a process of its own, so that its memory is its own too."""
-    device, size = common.pick_device(device, precision), SIZES[name]
-    at = int(device.type != "cuda")  # which of a size's two numbers
-    work = ROWS[row](size, device, at, False)
-    peak_memory(device)
-    work.limit()
-    limit_memory = peak_memory(device)
-    work.ours()
-    memory = peak_memory(device)
-    ours, limit = compare(work.ours, work.limit, device, budget)
-    common.VIEW_PIXELS["cpu"] = common.VIEW_PIXELS["cuda"]  # counted as on a GPU
-    counted = ROWS[row.removesuffix(" --compile")](size, device, at, True)
-    counts = [operators(part) / counted.steps for part in (counted.ours, counted.limit)]
-    if "--compile" in row:
-        counts[0] = None  # what is compiled is not seen
-    return {
-        "row": row, "size": name, "images_per_step": work.images // work.steps,
-        "ours_ms": 1e3 * ours / work.steps, "limit_ms": 1e3 * limit / work.steps, "ratio": ours / limit,
-        "images_per_second": work.images / ours, "peak_bytes": memory, "limit_peak_bytes": limit_memory,
-        "operators": counts[0], "limit_operators": counts[1],
-    }  # fmt: skip
-
+    "gift": gift_steps,
+    "lpqld": lpqld_steps,
+    "labels": label_pool,
+    "recovery": recovery,
+    "rded": rded,
+    "teacher": teacher_epoch,
+}
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Without us, in fp32, with a DataLoader of four workers: JPEGs from disk, cropped by PIL, and labels from a file per
-# batch, as the released code for LPQLD trains; tensors in memory, normalised one by one, DSA on the device, as GIFT's;
-# recovery of one class after the other
-
-
-class Files(torch.utils.data.Dataset):
-    """JPEGs and their stored views."""
-
-    def __init__(self, paths, side, seed=0):
-        self.paths, self.side = paths, side
-        self.draws = lpqld.view_draws(len(paths), side, "none", True, seed)
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        with Image.open(self.paths[index]) as file:
-            image = file.convert("RGB")
-        top, left, height, width, flip = self.draws[index, :5].tolist()
-        image = transforms.resized_crop(image, top, left, height, width, [self.side, self.side])
-        image = transforms.hflip(image) if flip else image
-        return transforms.normalize(transforms.to_tensor(image), *COLOURS)
+# batch, as the released code for LPQLD trains (its crops are stored, here they are drawn); tensors in memory,
+# normalised one by one, DSA on the device, as GIFT's; recovery of one class after the other
 
 
 class Tensors(torch.utils.data.Dataset):
@@ -392,152 +418,181 @@ class Tensors(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getitem__(self, index):
-        return transforms.normalize(self.images[index], *COLOURS)
+        return transforms.functional.normalize(self.images[index], *COLOURS)
 
 
 def loader_of(dataset, batch):
     return torch.utils.data.DataLoader(dataset, batch, num_workers=4, pin_memory=True, persistent_workers=True)
 
 
-def files_and_loader(folder: Path, size, batch, count):
-    generator = np.random.RandomState(0)
-    paths = [folder / f"{number:05d}.jpg" for number in range(count)]
-    for path in paths:
-        noise = Image.fromarray(generator.randint(256, size=(8, 8, 3), dtype=np.uint8))  # smooth, as pictures are
-        noise.resize((size.side, size.side), Image.Resampling.BICUBIC).save(path, quality=95)
-    files = Files(paths, size.side)
-    for number in range(count // batch):
-        torch.save(torch.zeros(batch, size.classes, dtype=torch.float16), folder / f"{number}.pt")
-    return loader_of(files, batch)
+def write_files(folder: Path, size: Size, count: int):
+    """JPEGs of smooth noise, as pictures are, in a class folder; and a file of labels for each batch of them."""
+    stream = np.random.RandomState(0)
+    (folder / "images" / "class").mkdir(parents=True)
+    for number in range(count):
+        noise = Image.fromarray(stream.randint(256, size=(8, 8, 3), dtype=np.uint8))
+        picture = noise.resize((size.side, size.side), Image.Resampling.BICUBIC)
+        picture.save(folder / "images" / "class" / f"{number:05d}.jpg", quality=95)
+    for number in range(count // size.batch):
+        torch.save(torch.zeros(size.batch, size.classes, dtype=torch.float16), folder / f"{number}.pt")
 
 
-def gift_by_loader(size, device, at, folder):
-    work, batch = gift_steps(size, device, at, False), size.batch[at]
-    loader = loader_of(Tensors(made_up(size, device, work.images)[1].images), batch)
-    teacher = network(size, device).eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
+def plain_step(optimizer, loss):
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    loss.item()
+
+
+def gift_by_loader(size: Size, device, folder: Path):
+    work = gift_steps(size, device)
+    _, distilled = made_up(size, device, work.images)
+    loader = loader_of(Tensors(distilled.images), size.batch)
+    teacher = frozen(size, device).model.to(memory_format=torch.contiguous_format)
     student = network(size, device).to(memory_format=torch.contiguous_format)
     optimizer = torch.optim.AdamW(student.parameters(), 1e-3, weight_decay=1e-4)
-    labels = torch.arange(batch, device=device) % size.classes
+    labels = torch.arange(size.batch, device=device) % size.classes
 
     def theirs():
         for step, images in enumerate(loader):
-            draws = common.dsa_draws(batch, size.side, 0, step).to(device)
-            images = common.dsa(images.to(device), draws).contiguous()
+            draws = gift.dsa_draws(size.batch, size.side, 0, step).to(device)
+            images = gift.dsa(images.to(device), draws).contiguous()
             with torch.no_grad():
                 teacher_logits = teacher(images)
-            loss = gift.gift_loss(student(images), teacher_logits, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss.item()
+            plain_step(optimizer, gift.gift_loss(student(images), teacher_logits, labels))
 
-    return work.ours, theirs, lambda: [None for _ in loader], work.images
+    return work._replace(limit=theirs), loader
 
 
-def lpqld_by_loader(size, device, at, folder):
-    work, batch = lpqld_steps(size, device, at, False), size.batch[at]
-    loader = files_and_loader(folder, size, batch, work.images)
+def lpqld_by_loader(size: Size, device, folder: Path):
+    work = lpqld_steps(size, device)
+    write_files(folder, size, work.images)
+    views = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(size.side),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(*COLOURS),
+        ]
+    )
+    loader = loader_of(torchvision.datasets.ImageFolder(folder / "images", views), size.batch)
     student = network(size, device).to(memory_format=torch.contiguous_format)
     optimizer = torch.optim.AdamW(student.parameters(), 1e-3, weight_decay=0.01)
+    half = size.side // 2
 
     def theirs():
-        for step, images in enumerate(loader):
+        for step, (images, _) in enumerate(loader):
             images = images.to(device)
-            half = size.side // 2  # CutMix, with a stored box and order
-            images[:, :, :half, :half] = images.flip(0)[:, :, :half, :half]
+            images[:, :, :half, :half] = images.flip(0)[:, :, :half, :half]  # CutMix, with a stored box and order
             logits = torch.load(folder / f"{step}.pt", weights_only=True).to(device).float()
-            loss = F.kl_div(F.log_softmax(student(images) / 20, 1), F.softmax(logits / 20, 1), reduction="batchmean")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            loss.item()
+            scores = F.log_softmax(student(images) / 20, 1)
+            plain_step(optimizer, F.kl_div(scores, F.softmax(logits / 20, 1), reduction="batchmean"))
 
-    return work.ours, theirs, lambda: [None for _ in loader], work.images
+    return work._replace(limit=theirs), loader
 
 
-def recovery_one_at_a_time(size, device, at, folder, ipc=10):
-    work, groups = recovery(size, device, at, False), size.groups[at]
-    data, iterations = made_up(size, device, 1)[0], work.steps
+def recovery_one_at_a_time(size: Size, device, folder: Path):
+    work = recovery(size, device)
+    data, _ = made_up(size, device, 1)
     teacher = frozen(size, device).model
 
-    def theirs():
-        for number in range(groups):
-            recover(teacher, data, 1, ipc, iterations, first=number)
+    def theirs(count=1 + size.iterations):
+        for number in range(size.groups):
+            recover(teacher, data, range(number, number + 1), count)
 
-    return work.ours, theirs, None, work.images
+    return work._replace(limit=theirs, limit_once=lambda: theirs(1)), None
 
 
-WITHOUT = {
+WITHOUT = {  # what is compared, at which size, and how many times as fast we want to be on a large GPU
     "gift at 32 px": (gift_by_loader, "conv3-32", 5),
     "gift at 32 px, ResNet-18": (gift_by_loader, "resnet18-32", 5),
     "lpqld at 64 px": (lpqld_by_loader, "resnet18-64", 10),
     "recovery at 32 px": (recovery_one_at_a_time, "conv3-32", 5),
     "recovery at 64 px": (recovery_one_at_a_time, "resnet18-64", 5),
-}  # what is compared, at which size, and how many times as fast we want to be on a large GPU
+}
 
 
-def measure_without(name, small, device, precision, budget):
+def measure_without(name: str, small: bool, device: str | None, precision: str | None, budget: float) -> dict:
     function, size, goal = WITHOUT[name]
-    device = common.pick_device(device, precision)
+    device = common.set_up_device(device, precision)
+    size = size_of("tiny-test" if small else size, device)
     with tempfile.TemporaryDirectory() as folder:
-        size = SIZES["tiny-test" if small else size]
-        ours, theirs, loader, images = function(size, device, int(device.type != "cuda"), Path(folder))
-        fast, slow = compare(ours, theirs, device, budget)
-        alone = images / statistics.median(seconds(loader, device) for _ in range(3)) if loader else None
+        work, loader = function(size, device, Path(folder))
+        ours, theirs = compare(work, device, budget)
+        alone = None
+        if loader:
+            alone = statistics.median(seconds(lambda: sum(1 for _ in loader), device) for _ in range(3))
     return {
-        "row": name, "images_per_second": images / fast, "without_images_per_second": images / slow,
-        "times": slow / fast, "goal": goal, "loader_alone_images_per_second": alone,
+        "row": name, "images_per_second": work.images / ours, "without_images_per_second": work.images / theirs,
+        "times": theirs / ours, "goal": goal, "loader_alone_images_per_second": work.images / alone if alone else None,
     }  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # ImageNet-1K's size: 1000 classes, with made-up images
 
+IMAGENET_IPCS = (10, 50, 200)
 
-def imagenet(arch, side, width, groups, iterations, device, precision):
+
+def imagenet(arch, side, width, groups, iterations, device, precision) -> dict:
     """A real pool of labels, an epoch of training, some iterations of recovery; and what a whole run then takes."""
-    device = common.pick_device(device, precision)
-    size = Size(arch, side, 1000, (128, 128), (groups, groups), (300, 300), width)
+    device = common.set_up_device(device, precision)
+    size = Size(arch, side, 1000, batch=128, groups=groups, images=300, label_batches=0, iterations=0, width=width)
     if not synthesize.batchnorms(network(size, "cpu")):
-        raise common.UserError(f"--arch {arch} has no BatchNorm layers: nothing to recover images from")
-    data, distilled = made_up(size, device, 10_000)
-    teacher, protocol, found = frozen(size, device), lpqld.Protocol(), {}
+        raise UserError(f"--arch {arch} has no BatchNorm layers: nothing to recover images from")
+    data, distilled = made_up(size, device, 1000 * IPC)
+    teacher = frozen(size, device)
+    protocol = lpqld.Protocol()
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        file, started = Path(folder) / "labels.pt", time.perf_counter()
-        settings = lpqld.pool_settings(protocol, data, distilled, teacher, 0)
-        lpqld.make_pool(distilled, teacher, data, settings, file)
-        found["labels_made_s"], started = time.perf_counter() - started, time.perf_counter()
-        pool = lpqld.load_pool(file, data, distilled, teacher)
-        found["labels_read_s"], found["label_bytes"] = time.perf_counter() - started, file.stat().st_size
+        file = Path(folder) / "labels.pt"
+        found["labels_made_s"] = seconds(lambda: make_pool(data, distilled, teacher, protocol, file), device)
+        started = time.perf_counter()
+        pool = lpqld.load_pool(file, data, distilled)
+        found["labels_read_s"] = time.perf_counter() - started
+        found["label_bytes"] = file.stat().st_size
     student = network(size, device)
-    optimizer = lpqld.make_optimizer(student, {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.01})
-    numbers = lpqld.draw_label_batches(pool.settings["batches"], pool.per_epoch, 0, 300, 0.9, 0)
+    optimizer = lpqld.make_optimizer(student, "adamw", lr=1e-3, weight_decay=0.01)
+    numbers = lpqld.draw_label_batches(len(pool.values), pool.per_epoch, 0, protocol.epochs, protocol.prune, 0)
 
     def epoch():
-        for images, targets in tqdm(pool.batches(numbers, distilled.images, COLOURS, 20.0), total=len(numbers)):
+        batches = pool.batches(numbers, 20.0)
+        for images, targets in common.progress_bar(batches, "an epoch", len(numbers)):
             lpqld.training_step(student, optimizer, images, targets, 1.0)
 
-    found["first_epoch_s"], found["epoch_s"] = seconds(epoch, device), seconds(epoch, device)
-    recover(teacher.model, data, groups, 10, 1)
-    found["iteration_s"] = seconds(lambda: recover(teacher.model, data, groups, 10, iterations), device) / iterations
-    found |= {"classes_together": groups, "peak_bytes": peak_memory(device)}
-    found["formula_label_bytes"] = lpqld.label_bytes(len(pool.order), 50, 1000)
-    for ipc in (10, 50, 200):
-        hours = {
-            "recovery": found["iteration_s"] * 4000 * 1000 / groups * ipc / 10,
-            "labels": found["labels_made_s"] * ipc / 10,
-            "training": found["epoch_s"] * 300 * ipc / 10,
-        }
-        found[f"ipc{ipc}"] = {
-            "hours": {name: value / 3600 for name, value in hours.items()},
-            "images_bytes": ipc * 1000 * 3 * side**2,
-            "label_bytes": found["label_bytes"] * ipc / 10,
-            "full_label_bytes": ipc * 1000 * 300 * 1000 * 2,
-        }
+    def recovered(count):
+        recover(teacher.model, data, range(groups), count)
+
+    found["first_epoch_s"] = seconds(epoch, device)
+    found["epoch_s"] = seconds(epoch, device)
+    recovered(1)
+    once = seconds(lambda: recovered(1), device)  # with what is done once: noise, optimizer
+    found["iteration_s"] = (seconds(lambda: recovered(1 + iterations), device) - once) / iterations
+    found["classes_together"] = groups
+    found["peak_bytes"] = peak_memory(device)
+    found["formula_label_bytes"] = lpqld.label_bytes(pool.order.numel(), protocol.top_k, size.classes)
+    for ipc in IMAGENET_IPCS:
+        found[f"ipc{ipc}"] = whole_run(found, ipc, size)
     return found
 
 
-def print_imagenet(found):
+def whole_run(found: dict, ipc: int, size: Size) -> dict:
+    """Hours and bytes of all of ImageNet-1K, in proportion to the images per class."""
+    share = ipc / IPC
+    hours = {
+        "recovery": found["iteration_s"] * 4000 * size.classes / size.groups * share / 3600,
+        "labels": found["labels_made_s"] * share / 3600,
+        "training": found["epoch_s"] * 300 * share / 3600,
+    }
+    return {
+        "hours": hours,
+        "images_bytes": ipc * size.classes * 3 * size.side**2,
+        "label_bytes": found["label_bytes"] * share,
+        "full_label_bytes": ipc * size.classes * 300 * size.classes * 2,
+    }
+
+
+def print_imagenet(found: dict):
     sizes = f"{found['label_bytes']:,} bytes (formula {found['formula_label_bytes']:,})"
     times = f"made in {found['labels_made_s']:.1f} s, read and checked in {found['labels_read_s']:.1f} s"
     print(f"label pool, IPC 10, p 0.9, MR-50: {sizes}, {times}")
@@ -547,10 +602,12 @@ def print_imagenet(found):
     print(f"peak memory {gigabytes(found['peak_bytes'])}\n")
     columns = ("recovery h", "labels h", "training h", "images GB", "labels GB", "full labels GB")
     print("a whole run takes" + "".join(f"{column:>16}" for column in columns))
-    for ipc in (10, 50, 200):
-        at = found[f"ipc{ipc}"]
-        sizes = [at[name] / 2**30 for name in ("images_bytes", "label_bytes", "full_label_bytes")]
-        print(f"IPC {ipc:<13}" + "".join(f"{value:16.2f}" for value in [*at["hours"].values(), *sizes]))
+    for ipc in IMAGENET_IPCS:
+        run = found[f"ipc{ipc}"]
+        numbers = list(run["hours"].values())
+        for name in ("images_bytes", "label_bytes", "full_label_bytes"):
+            numbers.append(run[name] / 2**30)
+        print(f"IPC {ipc:<13}" + "".join(f"{number:16.2f}" for number in numbers))
     print("(4000 iterations of recovery, 300 epochs; extrapolated from what is above, in proportion to IPC)")
 
 
@@ -558,7 +615,7 @@ def print_imagenet(found):
 # The script
 
 
-def gigabytes(count):
+def gigabytes(count) -> str:
     return "-" if count is None else f"{count / 2**30:.2f} GiB"
 
 
@@ -568,39 +625,61 @@ def in_its_own_process(function, *arguments):
         try:
             return process.submit(function, *arguments).result()
         except BrokenProcessPool:
-            raise common.UserError(f"{arguments[0]}: its process was killed; was memory too small?") from None
+            raise UserError(f"{arguments[0]}: its process was killed; was memory too small?") from None
 
 
-def print_rows(args):
+def measure_rows(args) -> list[dict]:
+    """Every row at every size, printed as it comes."""
     print(f"\n{'':16}{'size':14}{'images':>7}{'ours ms':>10}{'limit ms':>10}{'ratio':>7}{'images/s':>10}", end="")
     print(f"{'peak':>12}{'its limit':>12}{'operators':>11}{'limit':>7}")
+    numbers = "{images_per_step:7}{ours_ms:10.2f}{limit_ms:10.2f}{ratio:7.3f}{images_per_second:10.0f}"
+    counts = "{operators:11.0f}{limit_operators:7.0f}"
+    rows = []
     for name in args.sizes:
-        for row in args.only or [row for row in ROWS if "--compile" not in row]:
+        for row in args.only or ROWS:
             found = in_its_own_process(measure, row, name, args.device, args.precision, args.seconds)
-            numbers = "{images_per_step:7}{ours_ms:10.2f}{limit_ms:10.2f}{ratio:7.3f}{images_per_second:10.0f}"
-            print(f"{row:16}{name:14}" + numbers.format(**found), end="")
-            print(f"{gigabytes(found['peak_bytes']):>12}{gigabytes(found['limit_peak_bytes']):>12}", end="")
-            counted = "-" if found["operators"] is None else f"{found['operators']:.0f}"
-            print(f"{counted:>11}{found['limit_operators']:7.0f}", flush=True)
-            yield found
+            memory = f"{gigabytes(found['peak_bytes']):>12}{gigabytes(found['limit_peak_bytes']):>12}"
+            print(f"{row:16}{name:14}{numbers.format(**found)}{memory}{counts.format(**found)}", flush=True)
+            rows.append(found)
+    return rows
 
 
-def print_without(args):
+def measure_rows_without(args) -> list[dict]:
     print(f"\n{'images/s':28}{'ours':>10}{'without us':>12}{'times':>8}{'goal, large GPU':>17}{'loader alone':>14}")
+    small = "tiny-test" in args.sizes
+    rows = []
     for name in WITHOUT:
-        small = "tiny-test" in args.sizes
         found = in_its_own_process(measure_without, name, small, args.device, args.precision, args.seconds)
         alone = found["loader_alone_images_per_second"]
-        print(f"{name:28}{found['images_per_second']:10.0f}{found['without_images_per_second']:12.0f}", end="")
-        print(f"{found['times']:8.2f}{found['goal']:17}{'-' if alone is None else f'{alone:.0f}':>14}", flush=True)
-        yield found
+        alone = "-" if alone is None else f"{alone:.0f}"
+        numbers = "{images_per_second:10.0f}{without_images_per_second:12.0f}{times:8.2f}{goal:17}"
+        print(f"{name:28}{numbers.format(**found)}{alone:>14}", flush=True)
+        rows.append(found)
+    return rows
 
 
-def main():
-    parser = common.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def check_target(file: Path):
+    """Before hours of measuring: whether --json can be written."""
+    folder = file.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if file.exists() and not file.is_file():
+        raise UserError(f"--json {file} is no regular file")
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--json {file} cannot be written: {folder} is no folder that may be written to")
+
+
+def write_json(file: Path, content: dict):
+    text = json.dumps(content, indent=2) + "\n"
+    common.write_atomically(file, lambda beside: beside.write_text(text))
+
+
+def read_options(argv):
+    parser = common.Parser(__doc__)
     add, positive = parser.add_argument, common.at_least(1)
-    add("--sizes", nargs="+", choices=SIZES, default=list(SIZES)[:-1], help="default: all but tiny-test")
-    add("--only", nargs="+", choices=ROWS, help="rows (default: all but those with --compile)")
+    sizes = [name for name in GPU_SIZES if name != "tiny-test"]
+    add("--sizes", nargs="+", choices=GPU_SIZES, default=sizes, help="default: all but tiny-test, which is for tests")
+    add("--only", nargs="+", choices=ROWS, help="rows (default: all)")
     add("--without-us", action="store_true", help="compare with a DataLoader, and with one class at a time")
     add("--imagenet", action="store_true", help="ImageNet-1K's size: labels, an epoch, recovery of some classes")
     add("--arch", default="resnet18", help="--imagenet: network (default: resnet18)")
@@ -611,19 +690,30 @@ def main():
     add("--seconds", type=common.at_least(0.01, float), default=10.0, help="of measuring for each row (default: 10)")
     add("--precision", choices=("fp32", "bf16"), help="of training (default: bf16 on cuda, else fp32)")
     add("--device", help="default: cuda if there is one")
-    add("--json", type=Path, help="write the results there too")
-    args = parser.parse_args()
-    device = common.pick_device(args.device, args.precision)
-    print(f"{common.made_with(device)['device']}, torch {torch.__version__}, {common.precision_on(device)}")
+    add("--json", type=common.path_of, help="write the results there too")
+    return parser.parse_args(argv)
+
+
+def main(argv=None) -> dict:
+    args = read_options(argv)
+    if args.json:
+        check_target(args.json)
+    device = common.set_up_device(args.device, args.precision)
+    made = common.made_with(device)
+    made["command"] = shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]])
+    made["precision"] = common.precision_on(device)
+    print(f"{made['device']}, torch {made['torch']}, {made['precision']}")
     if args.imagenet:
-        options = (args.arch, args.image_size, args.width, args.groups, args.iterations, args.device, args.precision)
-        found = imagenet(*options)
+        found = in_its_own_process(
+            imagenet, args.arch, args.image_size, args.width, args.groups, args.iterations, args.device, args.precision
+        )
         print_imagenet(found)
     else:
-        found = list((print_without if args.without_us else print_rows)(args))
+        found = measure_rows_without(args) if args.without_us else measure_rows(args)
+    result = {"results": found, "made_with": made}
     if args.json:
-        made = {**common.made_with(device), "precision": common.precision_on(device)}
-        common.save_json(args.json, {"results": found, "made_with": made})
+        write_json(args.json, result)
+    return result
 
 
 if __name__ == "__main__":

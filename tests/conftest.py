@@ -1,3 +1,5 @@
+"""Fixtures: scripts run in this process and in one of their own, the embedded data set, a small teacher."""
+
 import os
 import subprocess
 import sys
@@ -6,6 +8,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small gain nothing from more, and wait for each other
 
 import pytest
+import torch
 
 import common
 
@@ -18,13 +21,14 @@ def in_process(monkeypatch, capsys):
 
     def call(module, *options):
         monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, options)])
+        monkeypatch.setattr(common, "PRECISION", None)  # the script sets it; afterwards it is as it was
         status = 0
         try:
             common.run_script(module.main)
         except SystemExit as stop:
             status = stop.code
-        out, err = capsys.readouterr()
-        return status, out, err
+        shown = capsys.readouterr()
+        return status, shown.out, shown.err
 
     return call
 
@@ -41,23 +45,14 @@ def run():
 
 
 @pytest.fixture(scope="session")
-def options():
-    """Options of the common parser, as a script gets them."""
-
-    def parse(*words):
-        return common.common_options("test").parse_args([str(word) for word in words])
-
-    return parse
+def fashion(tmp_path_factory):
+    """The embedded data set, on the CPU."""
+    out = tmp_path_factory.mktemp("fashion")
+    return common.load_dataset("fashion", torch.device("cpu"), width=8, out=out)
 
 
 @pytest.fixture(scope="session")
-def fashion(options):
-    return common.load_dataset(options("--width", 8, "--device", "cpu"))
-
-
-@pytest.fixture(scope="session")
-def small_teacher(fashion, options, tmp_path_factory):
-    """A real, small teacher on the embedded data (width 8, two epochs): its folder, for --out, and what it is."""
+def small_teacher(fashion, tmp_path_factory):
+    """A real, small teacher on the embedded data (width 8, two epochs): (folder, for --out; the Teacher)."""
     out = tmp_path_factory.mktemp("runs")
-    args = options("--width", 8, "--teacher-epochs", 2, "--device", "cpu", "--out", out)
-    return out, common.load_teacher(args, fashion)
+    return out, common.load_teacher(fashion._replace(runs=out / "fashion"), "conv3", epochs=2)

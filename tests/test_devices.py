@@ -12,15 +12,19 @@ import evaluate
 import gift
 import lpqld
 import synthesize
+from synthesize import Distilled
 
-COLOURS = common.CIFAR_COLOURS
+COLOURS = common.COLOURS["cifar"]
 
 
 class Images(common.Split):
     def __init__(self, device):
-        self.labels, self.device = torch.zeros(20, dtype=torch.int64, device=device), device
-        self.pixels = self.images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8, device=device)
-        self.paths, self.resident = None, True
+        self.labels = torch.zeros(20, dtype=torch.int64, device=device)
+        self.images = torch.zeros(20, 3, 32, 32, dtype=torch.uint8, device=device)
+        self.device = device
+        self.pixels = self.images
+        self.paths = None
+        self.resident = True
 
 
 @pytest.fixture
@@ -41,26 +45,39 @@ def cuda(monkeypatch):
     common.colour_tensors.cache_clear()
 
 
-def test_views_and_labels(cuda):
+@pytest.fixture
+def noise(cuda, tmp_path):
     images = Images(cuda)
-    data = common.Dataset("noise", list("abcdefghij"), 32, COLOURS, "conv3", 8, 1, images, images)
-    distilled = common.Distilled(images.images, images.labels, {})
-    settings = {"count": 20, "batch_size": 5, "batches": 8, "images_per_pass": 20, "image_size": 32, "num_classes": 10,
-                "view": lpqld.view_recipe("cutmix", True)}  # fmt: skip
-    parts = [torch.zeros(40, n, dtype=kind, device=cuda) for n, kind in ((3, torch.float16), (3, torch.int16))]
-    places = torch.zeros(40, dtype=torch.int32, device=cuda), torch.zeros(40, 12, dtype=torch.int16, device=cuda)
-    pool = lpqld.LabelPool(settings, *parts, *places, {})
+    data = common.Dataset("noise", list("abcdefghij"), 32, COLOURS, "conv3", 8, 1, images, images, tmp_path)
+    return data, Distilled(images.images, images.labels, {})
+
+
+def test_batches_of_every_script(noise, cuda):
+    data, distilled = noise
+    mosaics = gift.Protocol("conv3", "gift", "sgd", 0.1, 1, batch_size=8, view_factor=2)
+    strips = evaluate.RdedProtocol("conv3", "kl", "sgd", 0.1, 0.0, 1, batch_size=8, factor=2, enlarge=None)
+    values = torch.zeros(8, 5, 3, dtype=torch.float16, device=cuda)
+    classes = torch.zeros(8, 5, 3, dtype=torch.int16, device=cuda)
+    order = torch.zeros(8, 5, dtype=torch.int32, device=cuda)
+    draws = torch.zeros(8, 5, 12, dtype=torch.int16, device=cuda)
+    labels = lpqld.Protocol(batch_size=5, top_k=3)
+    pool = lpqld.LabelPool(labels, values, classes, order, draws, data, distilled.images, {})
     for batches in (
-        gift.augmented_batches(distilled, data, {"batch_size": 8, "view_factor": 2}, 0, 0),
-        evaluate.rded_batches(distilled, data, {"batch_size": 8, "factor": 2}, 0, 0),
+        gift.augmented_batches(distilled, data, mosaics, 0, 0),
+        evaluate.rded_batches(distilled, data, strips, 0, 0),
         common.teacher_batches(data, 5, 0, 0),
-        pool.batches([3, 1, 2], distilled.images, COLOURS, 20.0),
+        pool.batches([3, 1, 2], 20.0),
     ):
         views, labels = next(batches)
-        assert views.device.type == labels.device.type == "cuda" and views.shape[1:] == (3, 32, 32)
-    for mix in lpqld.MIXES:
-        draws = lpqld.view_draws(20, 32, mix, True, 0).to(cuda)
-        assert lpqld.label_view(images.images, draws, mix, COLOURS).device.type == "cuda"
+        assert views.device.type == "cuda"
+        assert labels.device.type == "cuda"
+        assert views.shape[1:] == (3, 32, 32)
+
+
+@pytest.mark.parametrize("mix", lpqld.MIXES)
+def test_views_of_label_batches(noise, cuda, mix):
+    draws = lpqld.view_draws(20, 32, mix, True, 0)[None].to(cuda)
+    assert lpqld.label_view(noise[1].images, draws, mix, COLOURS).device.type == "cuda"
 
 
 def test_losses_and_statistics(cuda):
@@ -73,7 +90,7 @@ def test_losses_and_statistics(cuda):
     mean, variance = (torch.zeros(4, 3, device=cuda) for _ in range(2))
     results.append(synthesize.bn_distance(images, mean, variance, 4))
     results.append(synthesize.square_crops(images, np.random.rand(20, 5, 10, 4), 16))
-    view = common.crop_flip_roll_draws(4, 32, (0, 4), True, 0).to(cuda)
+    view = synthesize.crop_flip_roll_draws(4, 32, (0, 4), True, 0).to(cuda)
     groups = images.view(4, 15, 32, 32)
     results.append(common.resized_crop(groups, view[:, :4], 32, flip=view[:, 4] > 0, roll=view[:, 5:]))
     assert all(result.device.type == "cuda" for result in results)

@@ -1,7 +1,6 @@
-"""GIFT's formulas against numbers worked by hand, and its training protocol."""
+"""GIFT's formulas against numbers worked by hand, its training protocol, and its training step."""
 
 import math
-import shutil
 
 import pytest
 import torch
@@ -10,6 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import common
 import gift
+from synthesize import Distilled
+
+# --- refined labels and losses
 
 
 def test_smooth_labels_by_hand():
@@ -38,17 +40,19 @@ def test_gift_loss_by_hand():
     refined = (0.6 + 0.1 * 0.9 / math.sqrt(0.82), 0.8 + 0.1 * 0.1 / math.sqrt(0.82))
     cosine = refined[0] / math.hypot(*refined)  # with the student (1, 0)
     loss = gift.gift_loss(torch.tensor([[1.0, 0.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
-    assert loss.shape == () and loss.item() == pytest.approx(1 - cosine, abs=1e-6)
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(1 - cosine, abs=1e-6)
 
 
 def test_gift_loss_ignores_the_scale_of_either_network():
     student, teacher, labels = torch.randn(5, 7), torch.randn(5, 7), torch.arange(5)
-    once, scaled = gift.gift_loss(student, teacher, labels), gift.gift_loss(30 * student, 0.2 * teacher, labels)
+    once = gift.gift_loss(student, teacher, labels)
+    scaled = gift.gift_loss(30 * student, 0.2 * teacher, labels)
     torch.testing.assert_close(once, scaled)
 
 
-def test_gamma_and_the_weight_of_the_readme_are_one_family():
-    """The README's (1 - w) * soft + w * hard with w = gamma / (1 + gamma): gamma = 0.1 is w = 1 / 11."""
+def test_gamma_and_the_weight_of_the_released_readme_are_one_family():
+    """(1 - w) * soft + w * hard with w = gamma / (1 + gamma): gamma = 0.1 is w = 1 / 11."""
     student, teacher, labels = torch.randn(6, 5), torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
     w = 1 / 11
     mixed = (1 - w) * F.normalize(teacher, dim=1) + w * F.normalize(gift.smooth_labels(labels, 5), dim=1)
@@ -59,14 +63,23 @@ def test_the_eight_losses_by_hand():
     student, teacher, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]]), torch.tensor([0])
     log_p = [math.log(math.e / (math.e + 1)), math.log(1 / (math.e + 1))]  # log softmax of the student
     q = [1 / (1 + math.e**2), math.e**2 / (1 + math.e**2)]  # softmax of the teacher
-    hard, mse, soft = -log_p[0], (1 + 4) / 2, -(q[0] * log_p[0] + q[1] * log_p[1])
-    a, b = 1 / (1 + math.exp(-1 / 20)), 1 / (1 + math.exp(-2 / 20))  # at T = 20: student's class 0, teacher's class 1
+    hard = -log_p[0]
+    mse = (1 + 4) / 2
+    soft = -(q[0] * log_p[0] + q[1] * log_p[1])
+    a = 1 / (1 + math.exp(-1 / 20))  # at T = 20: the student's class 0
+    b = 1 / (1 + math.exp(-2 / 20))  # and the teacher's class 1
     kl = (1 - b) * math.log((1 - b) / a) + b * math.log(b / (1 - a))  # no factor T^2
     refined = (0.1 * 0.9 / math.sqrt(0.82), 1 + 0.1 * 0.1 / math.sqrt(0.82))
     expected = {
-        "ce": hard, "mse": mse, "kl": kl, "softce": soft, "mse_ce": mse + 0.1 * hard, "softce_ce": soft + 0.1 * hard,
-        "cosine": 1.0, "gift": 1 - refined[0] / math.hypot(*refined),
-    }  # fmt: skip
+        "ce": hard,
+        "mse": mse,
+        "kl": kl,
+        "softce": soft,
+        "mse_ce": mse + 0.1 * hard,
+        "softce_ce": soft + 0.1 * hard,
+        "cosine": 1.0,
+        "gift": 1 - refined[0] / math.hypot(*refined),
+    }
     measured = {name: loss(student, teacher, labels).item() for name, loss in gift.LOSSES.items()}
     assert measured == pytest.approx(expected, rel=1e-4)
 
@@ -76,19 +89,24 @@ def test_losses_are_scalars_with_gradients_and_average_over_the_batch():
     labels = torch.tensor([0, 5, 2, 2])
     for name, loss in gift.LOSSES.items():
         value = loss(student, teacher, labels)
-        assert value.shape == () and torch.autograd.grad(value, student)[0].abs().sum() > 0, name
+        assert value.shape == (), name
+        assert torch.autograd.grad(value, student)[0].abs().sum() > 0, name
         twice = loss(student.repeat(2, 1), teacher.repeat(2, 1), labels.repeat(2))
         torch.testing.assert_close(value, twice, msg=name)
 
 
-def test_protocol_of_the_release():
-    assert [gift.batch_size_for(n) for n in (1, 10, 11, 100, 500, 501, 20_000, 20_001)] == [
-        10, 10, 50, 50, 50, 100, 100, 200,
-    ]  # fmt: skip
-    assert [gift.epochs_for(name) for name in ("cifar10", "tinyimagenet", "imagenet-1k", "fashion")] == [
-        1000, 1000, 300, 300,
-    ]  # fmt: skip
-    # 1000 epochs: torch's MultiStepLR with milestones 666 and 833, stepped after each epoch
+# --- the protocol
+
+
+def test_batches_and_epochs_of_the_release():
+    sizes = {1: 10, 10: 10, 11: 50, 100: 50, 500: 50, 501: 100, 20_000: 100, 20_001: 200}
+    assert {count: gift.batch_size_for(count) for count in sizes} == sizes
+    epochs = {"cifar10": 1000, "tinyimagenet": 1000, "imagenet-1k": 300, "fashion": 300}
+    assert {name: gift.epochs_for(name) for name in epochs} == epochs
+
+
+def test_the_learning_rate_is_that_of_the_release():
+    """1000 epochs: torch's MultiStepLR with milestones 666 and 833, stepped after each epoch."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [666, 833], gamma=0.2)
     for epoch in range(1000):
@@ -97,21 +115,33 @@ def test_protocol_of_the_release():
         schedule.step()
 
 
-def test_the_last_partial_batch_is_kept():
-    assert [len(batch) for batch in gift.split_batches(torch.arange(120), 50)] == [50, 50, 20]
-    assert [len(batch) for batch in gift.split_batches(torch.arange(101), 50)] == [50, 51]  # none of a single image
-    assert torch.cat(gift.split_batches(torch.arange(101), 50)).tolist() == list(range(101))
-    assert [len(batch) for batch in gift.split_batches(torch.arange(10), 10)] == [10]
-
-
 def test_optimizers():
     weights = [torch.zeros(2, requires_grad=True)]
-    adamw = gift.OPTIMIZERS["adamw"](weights, gift.learning_rate_for("adamw", "conv3"))
-    assert (adamw.defaults["lr"], adamw.defaults["weight_decay"]) == (1e-3, 1e-4)  # released
-    assert gift.learning_rate_for("adamw", "vit_b_16") == gift.learning_rate_for("adamw", "swin_v2_t") == 1e-4
-    sgd = gift.OPTIMIZERS["sgd"](weights, gift.learning_rate_for("sgd", "conv3"))
-    assert (sgd.defaults["lr"], sgd.defaults["momentum"], sgd.defaults["weight_decay"]) == (0.1, 0.9, 5e-4)
-    assert gift.OPTIMIZERS["adam"](weights, gift.learning_rate_for("adam", "conv3")).defaults["lr"] == 1e-3
+    adamw = gift.OPTIMIZERS["adamw"](weights, gift.learning_rate_for("adamw", "conv3")).defaults
+    assert (adamw["lr"], adamw["weight_decay"]) == (1e-3, 1e-4)  # released
+    assert gift.learning_rate_for("adamw", "vit_b_16") == 1e-4
+    assert gift.learning_rate_for("adamw", "swin_v2_t") == 1e-4
+    sgd = gift.OPTIMIZERS["sgd"](weights, gift.learning_rate_for("sgd", "conv3")).defaults
+    assert (sgd["lr"], sgd["momentum"], sgd["weight_decay"]) == (0.1, 0.9, 5e-4)
+    adam = gift.OPTIMIZERS["adam"](weights, gift.learning_rate_for("adam", "conv3")).defaults
+    assert adam["lr"] == 1e-3
+
+
+def test_a_protocol_is_filled_in_and_what_is_given_stands(fashion):
+    distilled = Distilled(fashion.train.images[:100], fashion.train.labels[:100], {"settings": {}})
+    assert gift.protocol_for(fashion, distilled, "conv3") == gift.Protocol(
+        arch="conv3", loss="gift", optimizer="adamw", lr=1e-3, epochs=300, batch_size=50, view_factor=1
+    )
+    given = gift.protocol_for(fashion, distilled, "conv3", "kl", "sgd", lr=0.5, epochs=7, view_factor=2)
+    assert given == gift.Protocol("conv3", "kl", "sgd", 0.5, 7, 50, 2)
+
+
+def test_mosaics_are_shown_tile_by_tile_for_rdeds_imagenet_alone(fashion):
+    mosaics = Distilled(None, None, {"settings": {"factor": 2}})
+    imagenet = fashion._replace(name="imagenet-1k")
+    assert gift.view_factor_for(imagenet, "resnet18", mosaics) == 2
+    assert gift.view_factor_for(imagenet, "conv4", mosaics) == 1
+    assert gift.view_factor_for(fashion, "resnet18", mosaics) == 1
 
 
 def test_a_mosaic_shows_one_tile_three_times_in_four():
@@ -119,30 +149,31 @@ def test_a_mosaic_shows_one_tile_three_times_in_four():
     views = common.resized_crop(tiles.expand(2000, 3, 8, 8), gift.tile_boxes(2000, 8, 2, 0), 8)
     whole = (views == tiles).all((1, 2, 3))
     flat = views.amax((1, 2, 3)) - views.amin((1, 2, 3)) < 1e-5
-    assert (whole | flat).all() and not (whole & flat).any()
+    assert (whole ^ flat).all()
     assert whole.float().mean().item() == pytest.approx(0.25, abs=0.03)
     assert views[flat].amax((1, 2, 3)).round().unique().tolist() == [1, 2, 3, 4]
     assert torch.equal(gift.tile_boxes(2000, 8, 2, 0), gift.tile_boxes(2000, 8, 2, 0))
 
 
-def test_mean_and_population_std():
-    assert common.mean_std([80.0, 82.0]) == {"mean": 81.0, "std": 1.0, "values": [80.0, 82.0]}
+# --- training
 
 
-def batches(fashion, monkeypatch, pixels, view_factor=1):
-    monkeypatch.setitem(common.VIEW_PIXELS, "cpu", pixels)
-    distilled = common.Distilled(fashion.train.images[:25], fashion.train.labels[:25], {})
-    run = {"batch_size": 10, "view_factor": view_factor}
-    return list(gift.augmented_batches(distilled, fashion, run, 3, 7))
+def batches(fashion, count=25, view_factor=1):
+    distilled = Distilled(fashion.train.images[:count], fashion.train.labels[:count], {})
+    protocol = gift.Protocol("conv3", "gift", "sgd", 0.1, 1, batch_size=10, view_factor=view_factor)
+    return gift.augmented_batches(distilled, fashion, protocol, 3, 7)
 
 
 @pytest.mark.parametrize("view_factor", [1, 2])
 def test_views_made_together_are_the_views_made_one_step_at_a_time(fashion, monkeypatch, view_factor):
-    alone = batches(fashion, monkeypatch, 0, view_factor)
-    together = batches(fashion, monkeypatch, 20 * 32**2, view_factor)  # two steps at once, then the partial one
+    monkeypatch.setitem(common.VIEW_PIXELS, "cpu", 0)
+    alone = list(batches(fashion, view_factor=view_factor))
+    monkeypatch.setitem(common.VIEW_PIXELS, "cpu", 20 * 32**2)  # two steps at once, then the partial one
+    together = list(batches(fashion, view_factor=view_factor))
     assert [len(images) for images, _ in alone] == [10, 10, 5]
     for (images, labels), (same, same_labels) in zip(alone, together, strict=True):
-        assert torch.equal(images, same) and torch.equal(labels, same_labels)
+        assert torch.equal(images, same)
+        assert torch.equal(labels, same_labels)
         assert same.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -155,12 +186,11 @@ class ReadsBack(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("loss", gift.LOSSES)
-def test_a_step_reads_nothing_back(fashion, monkeypatch, loss):
+def test_a_step_reads_nothing_back(fashion, loss):
     student, teacher = (common.build_model("conv3", 10, 32, 4) for _ in range(2))
     optimizer = gift.OPTIMIZERS["sgd"](student.parameters(), 0.1)
-    distilled = common.Distilled(fashion.train.images[:20], fashion.train.labels[:20], {})
     with ReadsBack():
-        for images, labels in gift.augmented_batches(distilled, fashion, {"batch_size": 10, "view_factor": 2}, 0, 0):
+        for images, labels in batches(fashion, 20, view_factor=2):
             gift.training_step(student, teacher, optimizer, images, labels, loss)
     with pytest.raises(AssertionError), ReadsBack():
         torch.ones(1).item()
@@ -178,28 +208,19 @@ def test_bf16_trains_what_fp32_trains(fashion, monkeypatch):
         optimizer = gift.OPTIMIZERS["sgd"](student.parameters(), 0.1)
         for _ in range(5):
             loss = gift.training_step(student, teacher, optimizer, images, fashion.train.labels[::50], "gift")
-        assert loss.dtype == torch.float32 and {x.dtype for x in student.parameters()} == {torch.float32}
+        assert loss.dtype == torch.float32
+        assert {x.dtype for x in student.parameters()} == {torch.float32}
         losses[precision] = loss.item()
-    assert losses["bf16"] != losses["fp32"] and losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_student_is_the_student():
-    student = common.build_model("conv3", 10, 8, 4)
-    images, fast = torch.randn(6, 3, 8, 8), common.compiled(student, True)
-    gradients = []
-    for network in (student, fast):
-        student.zero_grad()
-        gift.cosine_loss(network(images), torch.ones(6, 10)).backward()
-        gradients.append([weight.grad.clone() for weight in student.parameters()])
-    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
-    assert fast is not student and common.compiled(student, False) is student
-
-
-def test_compiling_where_nothing_compiles_is_one_line(monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("no compiler\nand a page of other words")
-
-    monkeypatch.setattr(torch, "compile", fail)
-    with pytest.raises(common.UserError, match=r"--compile: .* does not work here: no compiler$"):
-        common.compiled(torch.nn.Linear(1, 1), True)
+def test_the_last_epoch_is_the_result(fashion, small_teacher, tmp_path):
+    distilled = Distilled(fashion.train.images[::100], fashion.train.labels[::100], {})
+    protocol = gift.Protocol("conv3", "gift", "sgd", 0.1, epochs=8, batch_size=25, view_factor=1)
+    student = gift.train_student(fashion, small_teacher[1], distilled, protocol, 5, tmp_path / "progress.pt")
+    assert set(student) == {"seed", "top1", "top5", "checks", "seconds"}
+    assert student["seed"] == 5
+    assert [epoch for epoch, _, _ in student["checks"]] == [2, 4, 6, 8]
+    assert student["checks"][-1][1:] == (student["top1"], student["top5"])
+    assert student["top1"] > 20  # after 16 steps; chance is 10

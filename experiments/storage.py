@@ -1,0 +1,88 @@
+"""Label storage at the paper's settings, by formula, without training or writing anything.
+
+    python -m experiments.storage
+
+A test compares the formula with real label pools.
+"""
+
+from typing import NamedTuple
+
+import common
+import lpqld
+
+
+class Setting(NamedTuple):
+    data_set: str
+    classes: int
+    ipc: int  # images per class
+    prune: float  # p
+    top_k: int  # MR-k
+    batch_size: int
+    published_full: float  # GB of the full labels in the released README
+    published: float  # GB of LPQLD's labels there
+
+
+SETTINGS = [
+    Setting("ImageNet-1K", 1000, 10, 0.9, 100, 128, 5.67, 0.13),
+    Setting("ImageNet-1K", 1000, 10, 0.9, 50, 128, 5.67, 0.07),
+    Setting("ImageNet-1K", 1000, 10, 0.9, 10, 128, 5.67, 0.03),
+    Setting("ImageNet-1K", 1000, 50, 0.9, 100, 128, 28.33, 0.63),
+    Setting("ImageNet-1K", 1000, 50, 0.9, 50, 128, 28.33, 0.37),
+    Setting("ImageNet-1K", 1000, 50, 0.9, 10, 128, 28.33, 0.14),
+    Setting("ImageNet-1K", 1000, 200, 0.9, 100, 128, 113.33, 2.54),
+    Setting("ImageNet-1K", 1000, 200, 0.9, 50, 128, 113.33, 1.47),
+    Setting("ImageNet-1K", 1000, 200, 0.9, 10, 128, 113.33, 0.58),
+    Setting("ImageNet-21K", 10450, 10, 0.95, 200, 32, 643, 1.6),
+    Setting("ImageNet-21K", 10450, 20, 0.95, 200, 32, 1286, 2.7),
+]
+EPOCHS = 300
+
+EXPLANATION = """
+In brackets: as published. '16 + 16 bits' is what p and k save by themselves (the method): fp16 and a
+16-bit class for each kept logit. The released files hold every box besides, and need more. The last column
+is this repository's file: a seed in place of the boxes, and packed classes (the format)."""
+
+
+def sizes_of(setting: Setting) -> dict:
+    """Bytes of fp16 labels of every epoch (N * E * C * 2), and of a pool with 16-bit and with packed classes."""
+    count = setting.ipc * setting.classes
+    batches = lpqld.pool_size(count, setting.batch_size, EPOCHS, setting.prune)
+    labels = batches * setting.batch_size
+    return {
+        "full": count * EPOCHS * setting.classes * 2,
+        "sixteen_bits": lpqld.label_bytes(labels, setting.top_k, setting.classes, bits=16),
+        "packed": lpqld.label_bytes(labels, setting.top_k, setting.classes),
+    }
+
+
+def line_of(setting: Setting, sizes: dict) -> str:
+    name = f"{setting.data_set}, IPC {setting.ipc}, p {setting.prune}, MR-{setting.top_k}"
+    full = sizes["full"]
+    times = setting.published_full / setting.published
+    cells = [
+        f"{name:37}",
+        f"{full / 2**30:9.2f} ({setting.published_full:7.2f})".rjust(20),
+        f"{setting.published:.2f} {times:5.0f}x".rjust(20),
+        f"{sizes['sixteen_bits'] / 2**30:8.3f} {full / sizes['sixteen_bits']:4.0f}x".rjust(17),
+        f"{sizes['packed'] / 2**30:8.3f} {full / sizes['packed']:4.0f}x".rjust(19),
+    ]
+    return "".join(cells)
+
+
+def main(argv=None) -> dict:
+    common.Parser(__doc__).parse_args(argv)
+    print(
+        "Label storage, GB (2^30 bytes), and how many times smaller than fp16 labels of every epoch (N * E * C * 2):\n"
+    )
+    print(f"{'':37}{'full labels':>20}{'LPQLD, published':>20}{'16 + 16 bits':>17}{'16 + ceil(log2 C)':>19}")
+    rows = []
+    for setting in SETTINGS:
+        sizes = sizes_of(setting)
+        print(line_of(setting, sizes))
+        rows.append({**setting._asdict(), "epochs": EPOCHS, "bytes": sizes})
+    print(EXPLANATION)
+    return {"rows": rows}
+
+
+if __name__ == "__main__":
+    common.run_script(main)
