@@ -299,7 +299,7 @@ def written_once():
 
 class LabelPool(NamedTuple):
     protocol: Protocol  # of its labels
-    values: Tensor  # float16 [n, B, k], on the device
+    values: Tensor | None  # float16 [n, B, k], on the device
     classes: Tensor | None  # integers [n, B, k]; None where all logits are kept, in the order of the classes
     order: Tensor  # int32 [n, B]: the image of each label
     draws: Tensor  # int16 [n, B, 12]: its view
@@ -333,8 +333,9 @@ class LabelPool(NamedTuple):
         """(views, targets) of each label batch."""
         size = self.protocol.batch_size
         for some in self.together(numbers):
-            some = common.send(torch.tensor(some), self.images.device)
-            views, targets = self.view(some), self.targets(some, temperature)
+            index = common.send(torch.tensor(some), self.images.device)
+            views = self.view(index)
+            targets = self.targets(index, temperature)
             yield from zip(views.split(size), targets.split(size), strict=True)
 
     def sketch(self) -> Tensor:
@@ -361,46 +362,40 @@ def pool_settings(protocol: Protocol, data: Dataset, distilled: Distilled, teach
 
 
 @torch.no_grad()
-def make_pool(
-    data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, settings: dict, path: Path
-) -> LabelPool:
+def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, settings: dict, path: Path):
     """Label every view of the pool, and write it. The teacher sees the mixed view; labels are never mixed.
 
     On CUDA the teacher runs in fp32 (its convolutions in TF32, torch's default), not in bf16, which has fewer digits
     than the fp16 that is stored. Finished pieces of the pool are kept beside it until it is written.
     """
-    k, size, count = protocol.top_k, protocol.batch_size, len(distilled.images)
-    full = k == data.num_classes
+    count, size = len(distilled.images), protocol.batch_size
     batches = pool_size(count, size, protocol.epochs, protocol.prune)
-    order, draws = draw_views(batches, count, protocol, data.image_size, settings["seed"])
-    values = torch.empty(batches, size, k, dtype=torch.float16)
-    classes = None if full else torch.empty(batches, size, k, dtype=index_type(data.num_classes))
-    pool = LabelPool(
-        protocol, values, classes, order.to(data.device), draws.to(data.device), data, distilled.images, {}
-    )
+    drawn = draw_views(batches, count, protocol, data.image_size, settings["seed"])
+    order, draws = (x.to(data.device) for x in drawn)
+    views = LabelPool(protocol, None, None, order, draws, data, distilled.images, {})  # no labels yet
+
     pieces = torch.arange(batches).split(max(1, LABELS_PER_PIECE // size))
-    kept = [path.with_name(f"{path.stem}-{piece[0]}-{piece[-1]}.pt") for piece in pieces]
-    for piece, file in zip(common.progress_bar(pieces, "labels", len(pieces)), kept, strict=True):
+    files = [path.with_name(f"{path.stem}-{piece[0]}-{piece[-1]}.pt") for piece in pieces]
+    for piece, file in zip(common.progress_bar(pieces, "labels", len(pieces)), files, strict=True):
         if not file.exists():
-            common.save_kept(file, label_piece(pool, teacher.model, piece.tolist()))
-        made = common.load_kept(file)
-        values[piece] = made["values"]
-        if not full:
-            classes[piece] = made["classes"]
-    content = {"settings": settings, "values": values, "sketch": pool.sketch()}
-    if not full:
+            common.save_kept(file, label_piece(views, teacher.model, piece.tolist()))
+    made = [common.load_kept(file) for file in files]
+    values = torch.cat([piece["values"] for piece in made])
+    content = {"settings": settings, "values": values, "sketch": views.sketch()}
+    if protocol.top_k < data.num_classes:
+        classes = torch.cat([piece["classes"] for piece in made])
         content["classes"] = pack_classes(classes, data.num_classes)
     common.save_kept(path, content)
-    for file in kept:
+    for file in files:
         file.unlink()
 
 
-def label_piece(pool: LabelPool, teacher: nn.Module, numbers: list[int]) -> dict:
+def label_piece(views: LabelPool, teacher: nn.Module, numbers: list[int]) -> dict:
     """The labels of some label batches: values [n, B, k], and, unless all are kept, classes [n, B, k]; on the CPU."""
-    size, k, num_classes = pool.protocol.batch_size, pool.protocol.top_k, pool.data.num_classes
+    size, k, num_classes = views.protocol.batch_size, views.protocol.top_k, views.data.num_classes
     values, classes = [], []
-    for some in pool.together(numbers):
-        logits = teacher(pool.view(some))
+    for some in views.together(numbers):
+        logits = teacher(views.view(some))
         if k == num_classes:
             values.append(logits.half())
         else:

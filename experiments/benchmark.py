@@ -422,7 +422,8 @@ class Tensors(torch.utils.data.Dataset):
 
 
 def loader_of(dataset, batch):
-    return torch.utils.data.DataLoader(dataset, batch, num_workers=4, pin_memory=True, persistent_workers=True)
+    pinned = torch.cuda.is_available()
+    return torch.utils.data.DataLoader(dataset, batch, num_workers=4, pin_memory=pinned, persistent_workers=True)
 
 
 def write_files(folder: Path, size: Size, count: int):

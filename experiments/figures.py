@@ -16,7 +16,6 @@ import json
 import shlex
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,28 +40,367 @@ class Figure(NamedTuple):
     note: str = ""  # where the published figure stands, what differs
 
 
-TINY = "--dataset tinyimagenet"
-TINY_CONV = f"{TINY} --arch conv4"
-TINY_RESNET = f"{TINY} --arch resnet18_modified"
-CIFAR = "--dataset data/CIFAR-10-images --colours imagenet"
-CIFAR_CONV = f"{CIFAR} --arch conv3"
-CIFAR_RESNET = f"{CIFAR} --arch resnet18_modified"
-TEACHER_NOTE = "published checkpoint (GIFT's README)"
-RDED_NOTE = "RDED; best of six checks there"
+def budgets(group: str, sets, pairs, options="", note="") -> list[Figure]:
+    """Accuracy over the bytes of the labels: each kind of images, with p and k of each pair."""
+    lines = []
+    for images in sets:
+        for p, k in pairs:
+            command = f"lpqld.py --images {images} --prune {p} --top-k {k} --repeats 3 {options}"
+            lines.append(Figure(f"{group}-{images}-p{p}-k{k}", command.strip(), note=note))
+    return lines
 
 
-def figures() -> list[Figure]:
-    """All lines, in the order in which they are worth running."""
-    tiny = "--colours tiny --arch resnet18_modified --repeats 3"
-    return (
-        precisions()
-        + budgets("fashion-budget", "lpqld.py", FASHION_SETS, FASHION_BUDGETS, "--repeats 3", "accuracy over bytes")
-        + teachers()
-        + gift_and_kl()
-        + rded_protocol()
-        + cifar_on_a_cpu()
-        + tiny_on_a_cpu()
-        + lpld_protocol()
-        + budgets("tiny-budget-ipc50", f"lpqld.py {TINY} {tiny}", TINY_SETS, TINY_BUDGETS)
-        + benchmarks()
-    )
+# bf16 beside fp32, in a folder of their own: there the teacher and the images bear these names
+MADE = (
+    "--teacher runs/precision/fashion/teacher-conv3/teacher.pt --images runs/precision/fashion/rded-ipc10 --repeats 3"
+)
+COST = "bf16 must cost nothing"
+PRECISIONS = [
+    Figure("precision-images", "synthesize.py --method rded --out runs/precision"),
+    Figure("precision-gift-fp32", f"gift.py --out runs/precision {MADE} --precision fp32", note=COST),
+    Figure("precision-gift-bf16", f"gift.py --out runs/precision {MADE} --precision bf16", note=COST),
+    Figure("precision-lpqld-fp32", f"lpqld.py --out runs/precision {MADE} --precision fp32", note=COST),
+    Figure("precision-lpqld-bf16", f"lpqld.py --out runs/precision {MADE} --precision bf16", note=COST),
+]
+
+FASHION_SETS = ("lpld", "sre2l", "random")
+FASHION_PAIRS = ((0, 10), (0.9, 10), (0.9, 3), (0.95, 3), (0.95, 2), (0.98, 2))
+FASHION_BUDGETS = budgets("fashion-budget", FASHION_SETS, FASHION_PAIRS, note="accuracy over bytes")
+
+TINY_CONV = "--dataset tinyimagenet --arch conv4"
+TINY_RESNET = "--dataset tinyimagenet --arch resnet18_modified"
+CIFAR_CONV = "--dataset data/CIFAR-10-images --colours imagenet --arch conv3"
+CIFAR_RESNET = "--dataset data/CIFAR-10-images --colours imagenet --arch resnet18_modified"
+
+# 1. Teachers, and RDED's images with them
+MAKE = "synthesize.py --method rded --ipc 10"
+CHECKPOINT = "published checkpoint (GIFT's README)"
+TEACHERS = [
+    Figure("tiny-teacher-resnet18_modified", f"{MAKE} {TINY_RESNET}", 61.98, CHECKPOINT),
+    Figure("tiny-teacher-conv4", f"{MAKE} {TINY_CONV}", 49.73, CHECKPOINT),
+    Figure("cifar10-teacher-resnet18_modified", f"{MAKE} {CIFAR_RESNET}", 93.86, CHECKPOINT),
+    Figure("cifar10-teacher-conv3", f"{MAKE} {CIFAR_CONV}", 82.24, CHECKPOINT),
+]
+
+# 2. GIFT: the cross-optimizer comparison, random images beside RDED's
+COMPARE = "evaluate.py --images rded --losses kl gift --optimizers adamw sgd"
+GIFT = [
+    Figure("tiny-gift-conv4-ipc10", f"{COMPARE} {TINY_CONV} --ipc 10"),
+    Figure("tiny-gift-resnet18_modified-ipc10", f"{COMPARE} {TINY_RESNET} --ipc 10"),
+    Figure("tiny-gift-conv4-ipc50", f"{COMPARE} {TINY_CONV} --ipc 50"),
+    Figure("tiny-gift-resnet18_modified-ipc50", f"{COMPARE} {TINY_RESNET} --ipc 50"),
+    Figure("cifar10-gift-conv3-ipc10", f"{COMPARE} {CIFAR_CONV} --epochs 1000"),
+]
+
+# 3. RDED's own protocol
+BY_RDED = "evaluate.py --images rded --protocol rded"
+BEST = "RDED; best of six checks there"
+RDED = [
+    Figure("tiny-rded-conv4-ipc10", f"{BY_RDED} {TINY_CONV} --ipc 10", 39.6, BEST),
+    Figure("tiny-rded-resnet18_modified-ipc10", f"{BY_RDED} {TINY_RESNET} --ipc 10", 41.9, BEST),
+    Figure("cifar10-rded-conv3-ipc10", f"{BY_RDED} {CIFAR_CONV} --ipc 10", 50.2, BEST),
+    Figure("cifar10-rded-resnet18_modified-ipc10", f"{BY_RDED} {CIFAR_RESNET} --ipc 10", 37.1, BEST),
+    Figure("tiny-rded-resnet18_modified-ipc50", f"{BY_RDED} {TINY_RESNET} --ipc 50", 58.2, BEST),
+    Figure("cifar10-rded-resnet18_modified-ipc50", f"{BY_RDED} {CIFAR_RESNET} --ipc 50", 62.1, BEST),
+]
+
+# ... on a CPU of two cores, in bf16, with a teacher of 20 epochs instead of 60
+CPU = f"{CIFAR_CONV} --precision bf16 --teacher-epochs 20"
+CIFAR_ON_A_CPU = [
+    Figure("cpu-cifar10-teacher-conv3", f"synthesize.py {CPU} --method rded", 82.24, CHECKPOINT),
+    Figure("cpu-cifar10-rded-conv3-ipc10", f"evaluate.py {CPU} --images rded --protocol rded", 50.2, BEST),
+    Figure("cpu-cifar10-rded-gift-loss", f"evaluate.py {CPU} --images rded --protocol rded --losses gift"),
+    Figure("cpu-cifar10-gift-kl-adamw", f"gift.py {CPU} --images rded --loss kl --optimizer adamw"),
+    Figure("cpu-cifar10-gift-kl-sgd", f"gift.py {CPU} --images rded --loss kl --optimizer sgd"),
+    Figure("cpu-cifar10-gift-gift-adamw", f"gift.py {CPU} --images rded --loss gift --optimizer adamw"),
+    Figure("cpu-cifar10-gift-gift-sgd", f"gift.py {CPU} --images rded --loss gift --optimizer sgd"),
+]
+
+# ... and Tiny-ImageNet, with a tenth of the teacher's and of the student's epochs: it works, and no more
+TENTH = f"{TINY_CONV} --precision bf16 --teacher-epochs 6"
+TENTH_BY_RDED = f"evaluate.py {TENTH} --images rded --protocol rded --epochs 30 --repeats 1"
+TINY_ON_A_CPU = [
+    Figure("cpu-tiny-teacher-conv4", f"synthesize.py {TENTH} --method rded", 49.73, CHECKPOINT),
+    Figure("cpu-tiny-rded-conv4-ipc10", TENTH_BY_RDED, 39.6, f"{BEST}, 300 epochs"),
+]
+
+# 4. LPLD's own protocol (full labels, and P to a fortieth); then P, Q, DKR and CA at several budgets
+LPLD = f"lpqld.py {TINY_RESNET} --colours tiny --repeats 3 --ipc 50 --protocol tinyimagenet"
+PLAIN = "--top-k 200 --reuse none --no-calibration"
+LPLDS = [
+    Figure("tiny-lpld-sre2l-ipc50-p0", f"{LPLD} {PLAIN} --images sre2l --prune 0", 41.1, "LPLD"),
+    Figure("tiny-lpld-sre2l-ipc50-p0.975", f"{LPLD} {PLAIN} --images sre2l --prune 0.975"),
+    Figure("tiny-lpld-lpld-ipc50-p0", f"{LPLD} {PLAIN} --images lpld --prune 0"),
+    Figure("tiny-lpld-lpld-ipc50-p0.975", f"{LPLD} {PLAIN} --images lpld --prune 0.975", 38.4, "LPLD"),
+]
+LPQLD = f"{TINY_RESNET} --colours tiny --protocol imagenet-1k"
+TINY_SETS = ("lpld", "sre2l", "rded", "random")
+TINY_PAIRS = ((0, 200), (0.9, 200), (0.9, 50), (0.9, 20), (0.95, 10), (0.98, 10), (0.98, 5))
+TINY_BUDGETS_50 = budgets("tiny-budget-ipc50", TINY_SETS, TINY_PAIRS, f"{LPQLD} --ipc 50")
+TINY_BUDGETS_10 = budgets("tiny-budget-ipc10", TINY_SETS, TINY_PAIRS, f"{LPQLD} --ipc 10")
+
+# 5. ImageNet-1K's size, and speed
+BENCHMARKS = [
+    Figure("imagenet-size", "-m experiments.benchmark --imagenet", note="made-up images: hours and GB"),
+    Figure("benchmark", "-m experiments.benchmark"),
+    Figure("benchmark-without-us", "-m experiments.benchmark --without-us"),
+]
+
+LINES = (  # in the order in which they are worth running
+    PRECISIONS
+    + FASHION_BUDGETS
+    + TEACHERS
+    + GIFT
+    + RDED
+    + CIFAR_ON_A_CPU
+    + TINY_ON_A_CPU
+    + LPLDS
+    + TINY_BUDGETS_50
+    + TINY_BUDGETS_10
+    + BENCHMARKS
+)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running them
+
+SCRIPTS = {  # how a command begins
+    "synthesize.py": synthesize,
+    "gift.py": gift,
+    "lpqld.py": lpqld,
+    "evaluate.py": evaluate,
+    "-m experiments.benchmark": benchmark,
+}
+
+SMALL = "--dataset fashion --colours none --arch conv3 --width 8 --ipc 2 --teacher-epochs 1"
+REHEARSAL = {  # options that --rehearse appends: the last of two equal ones counts
+    "synthesize.py": SMALL,
+    "gift.py": f"{SMALL} --epochs 2 --repeats 1",
+    "lpqld.py": f"{SMALL} --epochs 50 --repeats 1 --batch-size 10 --top-k 2",
+    "evaluate.py": f"{SMALL} --epochs 2 --repeats 1",
+    "-m experiments.benchmark": "--sizes tiny-test --seconds 0.01 "
+    "--arch conv3 --width 2 --image-size 8 --groups 2 --iterations 1",
+}
+
+
+def command_line(figure: Figure, args) -> tuple[str, list[str]]:
+    """(script, options) of a line, in the folders that are asked for and, for a rehearsal, at a tiny size."""
+    script = next(script for script in SCRIPTS if figure.command.startswith(script))
+    options = shlex.split(figure.command.removeprefix(script))
+    options = [f"{args.out}/{option[5:]}" if option.startswith("runs/") else option for option in options]
+    if args.rehearse:
+        options = [option.replace("-ipc10", "-ipc2") for option in options]
+        is_recovered = "lpld" in options or "sre2l" in options
+        options += shlex.split(REHEARSAL[script])
+        if is_recovered:  # there is no time for it
+            options += ["--images", "random"]
+    if SCRIPTS[script] is not benchmark and "--out" not in options and args.out != Path("runs"):
+        options += ["--out", str(args.out)]
+    if args.device:
+        options += ["--device", args.device]
+    return script, options
+
+
+def run(figure: Figure, args):
+    """Run a line, and keep what it has found, with the minutes that it took in all runs."""
+    script, options = command_line(figure, args)
+    print(f"\n{figure.name}: python {script} {shlex.join(options)}", flush=True)
+    torch.cuda.empty_cache()  # a benchmark's own processes need what earlier lines have left
+    clock = args.out / "figures" / f"{figure.name}.clock.json"
+    seconds_before = read_clock(clock, figure)
+    started = time.monotonic()
+    typed = sys.argv
+    sys.argv = [script, *options]  # where common.made_with finds the command that a result records
+    try:
+        result = result_of(SCRIPTS[script].main(options))
+    except UserError as error:
+        raise UserError(f"{figure.name}: {error}; the lines after it have not been run") from None
+    finally:  # stopped runs count too
+        sys.argv = typed
+        seconds = seconds_before + time.monotonic() - started
+        common.save_kept(clock, {"command": figure.command, "seconds": seconds})
+    kept = {**figure._asdict(), "minutes": round(seconds / 60, 1), "result": result}
+    benchmark.write_json(result_file(figure, args), kept)
+    clock.unlink()
+
+
+def read_clock(clock: Path, figure: Figure) -> float:
+    """Seconds of earlier runs of this very line, which was stopped; a benchmark begins again."""
+    if not clock.exists() or "experiments.benchmark" in figure.command:
+        return 0.0
+    kept = common.load_kept(clock)
+    return kept["seconds"] if kept["command"] == figure.command else 0.0
+
+
+def result_of(found: dict) -> dict:
+    """What stays of what a script has found: the content of its file, or its teacher's accuracy."""
+    if "results" in found:  # a benchmark
+        return found
+    if "file" not in found:  # distilled images
+        teacher = found["teacher"]
+        made = common.read_settings(Path(teacher["file"]).parent)
+        return {"arch": teacher["arch"], "top1": common.mean_std([teacher["accuracy"]]), **made}
+    result = common.load_kept(Path(found["file"]))
+    failed = [row["failed"] for row in result.get("rows", []) if "failed" in row]
+    if failed:
+        raise UserError(f"{len(failed)} of its rows failed ({failed[0]}); run it again")
+    for student in result.get("students", []):
+        student.pop("teacher_and_student_temperatures", None)  # 300 pairs; they stay in the script's own file
+    return result
+
+
+def result_file(figure: Figure, args) -> Path:
+    return args.results / f"{figure.name}.json"
+
+
+def kept_result(figure: Figure, args) -> dict | None:
+    """The result of this very command, if there is one."""
+    file = result_file(figure, args)
+    if not file.exists():
+        return None
+    with common.refused(common.damaged(file, "delete it, and the line is run again")):
+        content = json.loads(file.read_text())
+        return content if content["command"] == figure.command else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The table, and accuracy over bytes
+
+HEADINGS = ("figure", "published", "ours, last epoch", "best of checks", "difference", "minutes", "hardware", "command")
+
+
+def table(done: dict[str, dict]) -> str:
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
+    for name, kept in done.items():
+        result = kept["result"]
+        about = about_line(kept)
+        if "rows" in result:
+            for row in result["rows"]:
+                what = f"{name} {row['images']}, {row['loss']}, {row['optimizer']}"
+                published = kept["published"] if row["images"] == "rded" else None
+                lines.append(table_row(what, published, row, about))
+                about = ["", "", ""]  # once is enough
+        elif "top1" in result:
+            lines.append(table_row(name, kept["published"], result, about))
+    return "\n".join(lines)
+
+
+def about_line(kept: dict) -> list[str]:
+    made = kept["result"]["made_with"]
+    return [f"{kept['minutes']:.0f}", f"{made['device']}, torch {made['torch']}", f"`python {kept['command']}`"]
+
+
+def table_row(what: str, published: float | None, result: dict, about: list[str]) -> str:
+    top1 = result["top1"]
+    best = result.get("best_check_top1")
+    cells = [
+        what,
+        "" if published is None else f"{published:.1f}",
+        common.spread(top1),
+        f"{best['mean']:.1f}" if best else "",
+        "" if published is None else f"{top1['mean'] - published:+.1f}",
+        *about,
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+PICTURES = {  # file: (group of lines, title)
+    "fashion-accuracy-over-bytes": ("fashion-budget", "fashion, IPC 10, ConvNet-3"),
+    "tiny-accuracy-over-bytes-ipc50": ("tiny-budget-ipc50", "Tiny-ImageNet, IPC 50, ResNet-18"),
+    "tiny-accuracy-over-bytes-ipc10": ("tiny-budget-ipc10", "Tiny-ImageNet, IPC 10, ResNet-18"),
+}
+COLOURS = {"lpld": "tab:red", "sre2l": "tab:blue", "rded": "tab:green", "random": "tab:gray"}
+NAMES = {"lpld": "LPLD", "sre2l": "SRe²L", "rded": "RDED", "random": "random"}
+
+
+def points_of(done: dict[str, dict], group: str) -> dict[str, list]:
+    """For each kind of images (bytes of labels, top-1, its std), the smallest first."""
+    points = {}
+    for name, kept in done.items():
+        if name.startswith(f"{group}-"):
+            images = name.removeprefix(f"{group}-").split("-")[0]
+            result = kept["result"]
+            point = (result["label_bytes"], result["top1"]["mean"], result["top1"]["std"])
+            points.setdefault(images, []).append(point)
+    return {images: sorted(some) for images, some in points.items()}
+
+
+def draw(points: dict[str, list], title: str, path: Path):
+    """Accuracy over the bytes of the labels (logarithmic), a line for each kind of images."""
+    try:
+        from matplotlib import figure, ticker
+    except ImportError:
+        raise UserError("the pictures need matplotlib: pip install -r experiments/requirements.txt") from None
+    picture = figure.Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = picture.subplots()
+    for images, some in points.items():
+        sizes, means, deviations = zip(*some, strict=True)
+        axes.errorbar(sizes, means, deviations, label=NAMES[images], color=COLOURS[images], marker="o", capsize=3)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_xlabel("bytes of labels, logarithmic")
+    axes.set_ylabel("top-1 on the test set, %")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    picture.legend(loc="outside right upper", title="images")
+    common.write_atomically(path, lambda beside: picture.savefig(beside, format="png"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The script
+
+
+def read_options(argv):
+    parser = common.Parser(__doc__)
+    add = parser.add_argument
+    add("--only", nargs="+", default=["*"], metavar="PATTERN", help="names of lines, as in a shell: 'tiny-rded-*'")
+    add("--list", action="store_true", help="print the lines, and run nothing")
+    add("--table", action="store_true", help="print the table of what has been run, draw the pictures, and run nothing")
+    add("--rehearse", action="store_true", help="run every line at a tiny size, into --out alone: do they work here?")
+    add("--device", help="default: cuda if there is one")
+    add("--results", type=common.path_of, default=Path("experiments/results"), help="default: experiments/results")
+    add("--out", type=common.path_of, help="stages of the scripts (default: runs; for --rehearse runs/rehearsal)")
+    args = parser.parse_args(argv)
+    args.out = args.out or Path("runs/rehearsal" if args.rehearse else "runs")
+    args.results = args.out / "results" if args.rehearse else args.results
+    return args
+
+
+def print_lines(lines: list[Figure], args):
+    for line in lines:
+        state = "done" if kept_result(line, args) else "-"
+        published = "" if line.published is None else f"{line.published:.2f}"
+        print(f"{state:5}{line.name:40}{published:>6}  python {line.command}")
+
+
+def main(argv=None) -> dict:
+    args = read_options(argv)
+    lines = [line for line in LINES if any(fnmatch.fnmatch(line.name, pattern) for pattern in args.only)]
+    if not lines:
+        raise UserError(f"--only {' '.join(args.only)}: no line has such a name (--list shows them)")
+    if args.list:
+        print_lines(lines, args)
+        return {}
+    if not args.table:
+        for line in lines:
+            if kept_result(line, args):
+                print(f"{line.name}: done, {result_file(line, args)}")
+            else:
+                run(line, args)
+    done = {line.name: kept_result(line, args) for line in LINES}
+    done = {name: kept for name, kept in done.items() if kept}
+    shown = {line.name: done[line.name] for line in lines if line.name in done}
+    if not shown:
+        raise UserError(f"none of these lines has been run: nothing in {args.results}")
+    print("\n" + table(shown))
+    for picture, (group, title) in PICTURES.items():
+        if points_of(shown, group):
+            path = args.results / f"{picture}.png"
+            draw(points_of(done, group), f"{title}: P + Q + DKR + CA", path)
+            print(f"\npicture:  {path}")
+    return shown
+
+
+if __name__ == "__main__":
+    common.run_script(main)

@@ -554,13 +554,15 @@ def test_a_damaged_progress_file_is_named(tmp_path):
 def test_log_lines_where_stderr_is_no_terminal(tmp_path, monkeypatch, capsys):
     often = {"mininterval": 0.05, "maxinterval": 0.05, "delay": 0.01}  # otherwise: a line every half minute
     monkeypatch.setattr(common, "tqdm", lambda *words, **style: tqdm(*words, **{**style, **often}))
+    started = time.monotonic()
     for _ in common.progress_bar(range(40), "recovering", 40):
         time.sleep(0.01)
+    seconds = time.monotonic() - started
     shown = capsys.readouterr().err
     assert "\r" not in shown
     assert shown.endswith("\n")
     lines = shown.splitlines()
-    assert 2 <= len(lines) <= 12
+    assert 2 <= len(lines) <= seconds / 0.05 + 2
     assert all(line.startswith("recovering: ") for line in lines)
 
 
@@ -735,6 +737,18 @@ def test_a_file_that_is_not_whole_is_refused(tmp_path, name):
             common.load_kept(tmp_path / name)
 
 
+@pytest.mark.xfail(reason="beyond 4 KiB torch raises OSError, which is told as a failing disk", strict=True)
+def test_a_torch_file_of_any_length_is_called_not_whole(tmp_path):
+    path = tmp_path / "teacher.pt"
+    torch.save({"model": {"weight": torch.ones(4000)}}, path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 1000):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"teacher: .*teacher.pt is not a whole torch file"):
+            common.load_tensors(path, "teacher")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
     """Of all bits of a teacher's file; what changes nothing lies in padding, and in what zip notes twice."""
     path = tmp_path / "teacher.pt"
@@ -837,6 +851,12 @@ def test_what_killed_writers_left_goes_with_the_next_write(tmp_path):
     os.utime(other, (ten_minutes_ago, ten_minutes_ago))
     common.save_kept(tmp_path / "file.json", {"a": 1})
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file.json", new, other])
+
+
+@pytest.mark.xfail(reason="the other's file is looked at when it is there no more", strict=True)
+def test_a_writer_beside_that_finishes_does_not_disturb(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [folder / ".file.json.0123abcd"])  # just renamed
+    common.save_kept(tmp_path / "file.json", {"a": 1})
 
 
 @pytest.mark.parametrize("name", ["file.json", "file.pt"])

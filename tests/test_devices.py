@@ -94,3 +94,21 @@ def test_losses_and_statistics(cuda):
     groups = images.view(4, 15, 32, 32)
     results.append(common.resized_crop(groups, view[:, :4], 32, flip=view[:, 4] > 0, roll=view[:, 5:]))
     assert all(result.device.type == "cuda" for result in results)
+
+
+@pytest.mark.xfail(reason="a step kept on a CPU stays there, and fused optimizers want it on the device", strict=True)
+def test_an_optimizer_kept_on_a_cpu_goes_on_on_a_gpu(cuda):
+    def adam(device):
+        weight = torch.nn.Parameter(torch.ones(3, device=device))
+        weight.grad = torch.ones(3, device=device)
+        return weight, torch.optim.Adam([weight], 0.1, **common.fused(device))
+
+    _, kept = adam(torch.device("cpu"))
+    kept.step()
+    weight, here = adam(cuda)
+    common.restore(here, kept.state_dict())
+    assert {name: x.device.type for name, x in here.state[weight].items()} == {
+        "step": "cuda",
+        "exp_avg": "cuda",
+        "exp_avg_sq": "cuda",
+    }

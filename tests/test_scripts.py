@@ -92,15 +92,9 @@ def test_gift_from_nothing_to_a_result_and_again(returned, tmp_path):
     assert leftovers(tmp_path) == []
 
     # what is finished is found again
-    more, shown, _ = returned(gift, *words, "--repeats", 2, "--out", tmp_path / "runs")
-    assert in_order(shown, "reusing", "teacher.pt", "images:   reusing", "(2 x trained, 1 of them before)")
-    assert more["reused"] == 1 and more["students"][0] == student and more["file"] == result["file"]
-    assert [student["seed"] for student in more["students"]] == [0, 1] and len(set(more["top1"]["values"])) == 2
-    # other settings do not touch it
-    other, _, log = returned(gift, *words[:-1], 1, "--out", tmp_path / "runs")
-    assert "epochs" in log and str(folder) in log
-    assert other["file"] != result["file"] and other["file"].startswith(f"{folder}-")
-    assert common.load_kept(folder / "result.json")["top1"] == more["top1"]
+    again, shown, _ = returned(gift, *words, "--out", tmp_path / "runs")
+    assert in_order(shown, "reusing", "teacher.pt", "images:   reusing", "(1 x trained, 1 of them before)")
+    assert again == {**result, "reused": 1}
 
 
 def test_lpqld(returned, small_teacher, tmp_path, short_recovery):
@@ -171,6 +165,24 @@ def test_evaluate(returned, small_teacher, tmp_path):
 
 
 # --- other ways to run them
+
+
+@pytest.mark.slow
+def test_gift_goes_on_with_more_students_and_leaves_others_alone(returned, small_teacher, tmp_path):
+    teacher = small_teacher[1].info["file"]
+    words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--images", "random", "--out", tmp_path)
+    first, _, _ = returned(gift, *words, "--epochs", 8)
+    more, shown, _ = returned(gift, *words, "--epochs", 8, "--repeats", 3)
+    assert "(3 x trained, 1 of them before)" in shown and common.spread(more["top1"]) in shown
+    assert more["reused"] == 1 and more["students"][0] == first["students"][0] and more["file"] == first["file"]
+    assert [student["seed"] for student in more["students"]] == [0, 1, 2] and len(set(more["top1"]["values"])) == 3
+    best = [max(check[1] for check in student["checks"]) for student in more["students"]]
+    assert more["best_check_top1"]["values"] == best
+    other, _, log = returned(gift, *words, "--epochs", 2)
+    folder = Path(first["file"]).parent
+    assert "epochs" in log and str(folder) in log
+    assert other["file"] != first["file"] and other["file"].startswith(f"{folder}-")
+    assert common.load_kept(folder / "result.json")["top1"] == more["top1"]
 
 
 @pytest.mark.slow
@@ -294,12 +306,12 @@ def test_a_log_has_whole_lines(in_process, small_teacher, tmp_path, monkeypatch)
 
     monkeypatch.setattr(common, "tqdm", hasty)
     teacher = small_teacher[1].info["file"]
-    words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--images", "random", "--ipc", 1, "--epochs", 10)
+    words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--images", "random", "--ipc", 1, "--epochs", 2)
     status, _, err = in_process(gift, *words, "--out", tmp_path)
     assert status == 0 and "\r" not in err
     lines = err.splitlines()
     assert lines and all(line.startswith("student, seed 0: ") for line in lines)
-    assert any("loss=" in line and "/10 [" in line for line in lines)
+    assert any("loss=" in line and "/2 [" in line for line in lines)
 
 
 @pytest.mark.slow

@@ -1,11 +1,30 @@
-"""RDED's choice and mosaics on worked examples; SRe2L's statistics, and groups that do not feel each other."""
+"""RDED's choice and mosaics on worked examples; SRe2L's statistics, and groups that do not feel each other; distilled
+sets as they are found."""
+
+import math
+import os
+from functools import partial
 
 import pytest
 import torch
-from torch import nn
+import torchvision
+from helpers import made_up, picture, write_numbered
+from PIL import Image
 
 import common
 import synthesize
+from common import Dataset, Split, Teacher, UserError
+from synthesize import Groups, Recovery
+
+# --- random images and RDED
+
+
+def test_random_images_are_training_images_of_the_class(fashion):
+    for label in (0, 9):
+        picked = synthesize.pick_random(fashion, label, 10, seed=3)
+        assert (fashion.train.labels[picked] == label).all()
+        assert len(picked.unique()) == 10
+    assert not torch.equal(synthesize.pick_random(fashion, 0, 10, 3), synthesize.pick_random(fashion, 0, 10, 4))
 
 
 def test_rded_takes_the_best_crop_of_each_image_then_the_lowest_losses():
@@ -18,7 +37,8 @@ def test_rded_takes_the_best_crop_of_each_image_then_the_lowest_losses():
         ]
     )
     image, crop = synthesize.select_patches(losses, 3)
-    assert image.tolist() == [1, 2, 0] and crop.tolist() == [0, 2, 1]
+    assert image.tolist() == [1, 2, 0]
+    assert crop.tolist() == [0, 2, 1]
 
 
 def test_rded_mosaic_j_holds_ranks_j_and_j_plus_ipc():
@@ -40,28 +60,35 @@ def test_rded_scores_are_the_teachers_cross_entropy_on_centred_patches():
     patches = torch.full((3, 3, 4, 4), 255.0)
     losses = synthesize.realism_losses(teacher, patches, 1, 8, ((0.5,) * 3, (0.5,) * 3))
     torch.testing.assert_close(losses, torch.full((3,), 2.126928))  # log(1 + e^2)
-    assert (seen[0][:, :, 2:6, 2:6] == 1).all() and seen[0].sum() == 3 * 3 * 16  # zeros around
+    assert (seen[0][:, :, 2:6, 2:6] == 1).all()
+    assert seen[0].sum() == 3 * 3 * 16  # zeros around
 
 
 def test_rded_images_are_chosen_by_the_teacher(fashion, small_teacher):
     _, teacher = small_teacher
-    images, labels = synthesize.rded(fashion, teacher, ipc=2, factor=1, seed=0)
-    assert images.shape == (20, 3, 32, 32) and images.dtype == torch.uint8
-    assert labels.tolist() == [c for c in range(10) for _ in range(2)]
+    few = fashion._replace(class_names=fashion.class_names[:4])
+    images, labels = synthesize.rded(few, teacher, ipc=5, factor=1, seed=0)
+    assert images.shape == (20, 3, 32, 32)
+    assert images.dtype == torch.uint8
+    assert labels.tolist() == [c for c in range(4) for _ in range(5)]
     logits = teacher.model(common.normalize(images, fashion.colours))
     assert (logits.argmax(1) == labels).float().mean() > 0.9  # real images reach 0.7 or so with this teacher
-    again, _ = synthesize.rded(fashion, teacher, ipc=2, factor=1, seed=0)
-    other, _ = synthesize.rded(fashion, teacher, ipc=2, factor=1, seed=1)
-    assert torch.equal(images, again) and not torch.equal(images, other)
-    mosaics, _ = synthesize.rded(fashion, teacher, ipc=2, factor=2, seed=0)
+
+
+@pytest.mark.slow
+def test_rded_images_follow_from_the_seed(fashion, small_teacher):
+    few = fashion._replace(class_names=fashion.class_names[:2])
+    rded = partial(synthesize.rded, few, small_teacher[1], ipc=2)
+    images, _ = rded(factor=1, seed=0)
+    again, _ = rded(factor=1, seed=0)
+    other, _ = rded(factor=1, seed=1)
+    mosaics, _ = rded(factor=2, seed=0)
+    assert torch.equal(images, again)
+    assert not torch.equal(images, other)
     assert mosaics.shape == images.shape
 
 
-def test_random_images_are_training_images_of_the_class(fashion):
-    for label in (0, 9):
-        picked = synthesize.pick_random(fashion, label, 10, seed=3)
-        assert (fashion.train.labels[picked] == label).all() and len(picked.unique()) == 10
-    assert not torch.equal(synthesize.pick_random(fashion, 0, 10, 3), synthesize.pick_random(fashion, 0, 10, 4))
+# --- statistics
 
 
 def test_bn_distance_by_hand():
@@ -76,47 +103,18 @@ def test_bn_distance_by_hand():
 
 def test_bn_distance_is_two_norms_over_channels():
     x = torch.randn(4, 3, 5, 5)
-    mean, variance = torch.zeros(3), torch.ones(3)
     own = x.permute(1, 0, 2, 3).flatten(1)
     expected = own.mean(1).norm() + (own.var(1, unbiased=False) - 1).norm()
-    torch.testing.assert_close(synthesize.bn_distance(x, mean, variance, 1), expected[None])
+    torch.testing.assert_close(synthesize.bn_distance(x, torch.zeros(3), torch.ones(3), 1), expected[None])
 
 
-@pytest.mark.parametrize("arch", ["conv3", "resnet18_modified"])
-def test_groups_recovered_together_are_those_recovered_alone(arch, fashion, tmp_path):
-    """Summed group losses, per-group statistics and draws: joint optimisation is one group at a time, up to rounding
-    (which Adam turns into whole steps where a gradient is nearly zero)."""
-    torch.manual_seed(0)
-    teacher = common.build_model(arch, 10, 32, 4).eval().requires_grad_(False)
-    layers = [layer for layer in teacher.modules() if isinstance(layer, nn.BatchNorm2d)]
-    statistics = [(layer.running_mean, layer.running_var) for layer in layers]
-    setting = synthesize.Recovery(lr=0.1, r_bn=0.05, iterations=3, roll=(-2, 2), crop=True)
-    targets = torch.arange(4).expand(3, 4)
-
-    def recover(targets, ids):
-        return synthesize.recover(teacher, targets, statistics, setting, fashion, 0, ids, tmp_path / "progress.pt")
-
-    together = recover(targets, [0, 1, 2]).int()
-    for group in range(3):
-        alone = recover(targets[:1], [group])[0].int()
-        assert ((alone - together[group]).abs() <= 1).float().mean() > 0.999
-    assert (together[0] - together[1]).abs().float().mean() > 10  # groups differ from each other
-
-
-def test_recovery_lowers_both_terms(fashion, small_teacher, tmp_path):
-    """After a few iterations the images fit the teacher's statistics better than noise, and the teacher names them."""
-    _, teacher = small_teacher
-    layers = [layer for layer in teacher.model.modules() if isinstance(layer, nn.BatchNorm2d)]
-    statistics = [(layer.running_mean, layer.running_var) for layer in layers]
-    setting = synthesize.Recovery(lr=0.25, r_bn=0.01, iterations=60, roll=(0, 4), crop=False)
-    targets = torch.arange(10)[None]
-    path = tmp_path / "progress.pt"
-    images = synthesize.recover(teacher.model, targets, statistics, setting, fashion, 0, [0], path)
-    x = common.normalize(images[0], fashion.colours)
-    noise = torch.randn_like(x)
-    assert (teacher.model(x).argmax(1) == targets[0]).float().mean() >= 0.8
-    first = [synthesize.bn_distance(teacher.model.layers["conv"][0](v), *statistics[0], 1) for v in (x, noise)]
-    assert first[0] < first[1] / 2
+def test_mean_and_variance_and_their_gradients():
+    x = torch.randn(3, 7, 5, dtype=torch.float64, requires_grad=True)
+    avg, var = synthesize.MeanAndVariance.apply(x)
+    torch.testing.assert_close((avg, var), (x.mean(1), x.var(1, correction=0)))
+    assert torch.autograd.gradcheck(synthesize.MeanAndVariance.apply, (x,))
+    far = 1000 + torch.randn(1, 5000, 2)  # no digits cancel
+    torch.testing.assert_close(synthesize.MeanAndVariance.apply(far)[1], far.double().var(1, correction=0).float())
 
 
 def recorded_inputs(teacher, x):
@@ -130,21 +128,24 @@ def recorded_inputs(teacher, x):
     return taken
 
 
-@pytest.mark.parametrize("arch", ["conv3", "resnet18_modified"])
+WITH_RESNET = pytest.mark.parametrize("arch", ["conv3", pytest.param("resnet18_modified", marks=pytest.mark.slow)])
+
+
+@WITH_RESNET
 def test_class_statistics_are_the_exact_ones(arch, tmp_path, monkeypatch):
     """Mean and biased variance over all images and pixels of a class, whatever the batches and their order."""
     torch.manual_seed(0)
     pixels, labels = torch.randint(256, (50, 3, 32, 32), dtype=torch.uint8), torch.randint(3, (50,))
     pixels = (pixels * torch.rand(50, 1, 1, 1)).byte()  # images of a class differ in brightness
-    split = common.Split(labels, torch.device("cpu"), pixels=pixels)
-    data = common.Dataset("made-up", ["a", "b", "c"], 32, common.CIFAR_COLOURS, arch, 4, 1, split, split)
+    split = Split(labels, torch.device("cpu"), pixels=pixels)
+    data = Dataset("made-up", ["a", "b", "c"], 32, common.COLOURS["cifar"], arch, 4, 1, split, split, tmp_path)
     teacher = common.build_model(arch, 3, 32, 4)
     teacher(common.normalize(pixels, data.colours))  # running statistics that are not 0 and 1
     teacher.eval().requires_grad_(False)
     monkeypatch.setattr(synthesize, "SQUEEZE_BATCH", 7)
     statistics = synthesize.class_statistics(teacher, data, tmp_path / "progress.pt")
     again = synthesize.class_statistics(teacher, data, tmp_path / "progress.pt")
-    assert all(torch.equal(a, b) for x, y in zip(statistics, again, strict=True) for a, b in zip(x, y, strict=True))
+    assert common.digest(statistics) == common.digest(again)
     for label in range(3):
         inputs = recorded_inputs(teacher, common.normalize(pixels[labels == label], data.colours))
         assert len(inputs) == len(statistics) == (3 if arch == "conv3" else 20)
@@ -152,30 +153,62 @@ def test_class_statistics_are_the_exact_ones(arch, tmp_path, monkeypatch):
             flat = x.double().transpose(0, 1).flatten(1)
             torch.testing.assert_close(mean[label], flat.mean(1).float(), atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(variance[label], flat.var(1, correction=0).float(), atol=1e-5, rtol=1e-3)
-        x, variance = inputs[0], statistics[0][1][label]
-        within = x.double().var((2, 3), correction=0).mean(0)  # what statistics of single images would give
-        assert (variance >= within - 1e-6).all() and variance.sum() > 1.05 * within.sum()
+        variance = statistics[0][1][label]
+        within = inputs[0].double().var((2, 3), correction=0).mean(0)  # what statistics of single images would give
+        assert (variance >= within - 1e-6).all()
+        assert variance.sum() > 1.05 * within.sum()
 
 
-@pytest.mark.parametrize("arch", ["conv3", "resnet18_modified"])
-def test_classes_recovered_together_are_those_recovered_alone(arch, fashion, tmp_path):
-    """LPLD: class-wise batches and statistics, class losses summed: joint is class-by-class optimisation, up to
-    rounding (which Adam turns into whole steps where a gradient is nearly zero)."""
+# --- recovery
+
+
+def running_statistics(teacher):
+    return [(layer.running_mean, layer.running_var) for layer in synthesize.batchnorms(teacher)]
+
+
+def untrained(arch, num_classes=10):
     torch.manual_seed(0)
+    return common.build_model(arch, num_classes, 32, 4).eval().requires_grad_(False)
+
+
+def nearly_equal(one, other):
+    """Up to rounding, which Adam turns into whole steps where a gradient is nearly zero."""
+    return ((one.int() - other.int()).abs() <= 1).float().mean() > 0.999
+
+
+@WITH_RESNET
+def test_groups_recovered_together_are_those_recovered_alone(arch, fashion, tmp_path):
+    """Summed group losses, per-group statistics and draws: joint optimisation is one group at a time."""
+    teacher = untrained(arch)
+    setting = Recovery(lr=0.1, r_bn=0.05, iterations=3, roll=(-2, 2), crop=True)
+    targets = torch.arange(4).expand(3, 4)
+
+    def recover(targets, ids):
+        todo = Groups(targets, running_statistics(teacher), ids)
+        return synthesize.recover(teacher, todo, setting, fashion, 0, tmp_path / "progress.pt")
+
+    together = recover(targets, [0, 1, 2])
+    for group in range(3):
+        assert nearly_equal(recover(targets[:1], [group])[0], together[group])
+    assert (together[0].int() - together[1].int()).abs().float().mean() > 10  # groups differ from each other
+
+
+@WITH_RESNET
+def test_classes_recovered_together_are_those_recovered_alone(arch, fashion, tmp_path):
+    """LPLD: class-wise batches and statistics, class losses summed: joint is class-by-class optimisation."""
     data = fashion._replace(class_names=fashion.class_names[:3])
-    model = common.build_model(arch, 3, 32, 4).eval().requires_grad_(False)
-    teacher = common.Teacher(model, {})
-    statistics = [
-        (torch.randn(3, x.num_features), 2 * torch.rand(3, x.num_features)) for x in synthesize.batchnorms(model)
-    ]
-    setting = synthesize.Recovery(lr=0.1, r_bn=0.05, iterations=3, roll=(-2, 2), crop=True)
+    model = untrained(arch, 3)
+    teacher = Teacher(model, {})
+    widths = [layer.num_features for layer in synthesize.batchnorms(model)]
+    statistics = [(torch.randn(3, width), 2 * torch.rand(3, width)) for width in widths]
+    setting = Recovery(lr=0.1, r_bn=0.05, iterations=3, roll=(-2, 2), crop=True)
     together, labels = synthesize.lpld(data, teacher, statistics, 3, setting, 0, tmp_path)
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     for c in range(3):
         own = [(mean[c : c + 1], variance[c : c + 1]) for mean, variance in statistics]
-        alone = synthesize.recover(model, torch.full((1, 3), c), own, setting, data, 0, [c], tmp_path / "alone.pt")
-        difference = (alone[0].int() - together[labels == c].int()).abs()
-        assert (difference <= 1).float().mean() > 0.999
+        todo = Groups(torch.full((1, 3), c), own, [c])
+        alone = synthesize.recover(model, todo, setting, data, 0, tmp_path / "alone.pt")
+        assert nearly_equal(alone[0], together[labels == c])
     # and each class has felt its own statistics
     swapped = [(mean.flip(0), variance.flip(0)) for mean, variance in statistics]
     (tmp_path / "groups-0-2.pt").unlink()
@@ -183,16 +216,47 @@ def test_classes_recovered_together_are_those_recovered_alone(arch, fashion, tmp
     assert (others.int() - together.int()).abs().float().mean() > 0.1
 
 
+def test_recovery_lowers_both_terms(fashion, small_teacher, tmp_path):
+    """After a few iterations the images fit the teacher's statistics better than noise, and the teacher names them."""
+    model = small_teacher[1].model
+    setting = Recovery(lr=0.25, r_bn=0.01, iterations=150, roll=(0, 4), crop=False)
+    todo = Groups(torch.arange(10)[None], running_statistics(model), [0])
+    images = synthesize.recover(model, todo, setting, fashion, 0, tmp_path / "progress.pt")
+    x = common.normalize(images[0], fashion.colours)
+    assert (model(x).argmax(1) == torch.arange(10)).float().mean() >= 0.8
+
+    def first_distance(x):
+        return synthesize.bn_distance(model.layers["conv"][0](x), *running_statistics(model)[0], 1)
+
+    assert first_distance(x) < first_distance(torch.randn_like(x)) / 2
+
+
 def test_chunks_give_what_all_at_once_gives(fashion, tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    model = common.build_model("conv3", 10, 32, 4).eval().requires_grad_(False)
-    teacher, setting = common.Teacher(model, {}), synthesize.Recovery(0.1, 0.05, 2, (-2, 2), True)
-    statistics = synthesize.class_statistics(model, fashion, tmp_path / "progress.pt")
+    teacher = Teacher(untrained("conv3"), {})
+    setting = Recovery(0.1, 0.05, 2, (-2, 2), True)
+    torch.manual_seed(1)
+    statistics = [(torch.randn(10, 4), 2 * torch.rand(10, 4)) for _ in range(3)]
     together, _ = synthesize.lpld(fashion, teacher, statistics, 2, setting, 0, tmp_path / "a")
     monkeypatch.setattr(synthesize, "bytes_per_image", lambda *_: 2**30 // 4)  # 2 GiB: eight images, four classes
     chunked, _ = synthesize.lpld(fashion, teacher, statistics, 2, setting, 0, tmp_path / "b")
-    assert sorted(p.name for p in (tmp_path / "b").glob("*.pt")) == ["groups-0-3.pt", "groups-4-7.pt", "groups-8-9.pt"]
-    assert ((chunked.int() - together.int()).abs() <= 1).float().mean() > 0.999
+    assert sorted(file.name for file in (tmp_path / "b").iterdir()) == [
+        "groups-0-3.pt",
+        "groups-4-7.pt",
+        "groups-8-9.pt",
+    ]
+    assert nearly_equal(chunked, together)
+
+
+def test_sre2l_gives_every_class_its_images(fashion, tmp_path, monkeypatch):
+    """Batches of one image of each of up to 100 classes (here 4), sorted by class in the end."""
+    monkeypatch.setattr(synthesize, "SRE2L_CLASSES", 4)
+    setting = Recovery(0.1, 0.01, 1, (0, 4), False)
+    teacher = Teacher(untrained("conv3"), {})
+    images, labels = synthesize.sre2l(fashion, teacher, 2, setting, 0, tmp_path)
+    assert labels.tolist() == [c for c in range(10) for _ in range(2)]
+    assert images.shape == (20, 3, 32, 32)
+    assert len(images.flatten(1).unique(dim=0)) == 20
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["groups-0-1.pt", "groups-2-3.pt", "groups-4-5.pt"]
 
 
 def test_bytes_per_image_is_what_a_forward_keeps():
@@ -207,22 +271,256 @@ def test_bytes_per_image_is_what_a_forward_keeps():
 
 
 def test_released_settings():
-    cifar, tiny, imagenet = (synthesize.SRE2L[name] for name in ("cifar100", "tinyimagenet", "imagenet-1k"))
-    assert (cifar.lr, cifar.r_bn, cifar.iterations, cifar.roll, cifar.crop) == (0.25, 0.01, 1000, (0, 4), False)
-    assert (tiny.lr, tiny.r_bn, tiny.iterations, tiny.roll, tiny.crop) == (0.1, 1.0, 4000, (-4, 4), True)
-    assert (imagenet.lr, imagenet.r_bn, imagenet.iterations, imagenet.roll) == (0.25, 0.01, 4000, (0, 32))
+    tables = synthesize.SRE2L, synthesize.LPLD
+    sre2l, lpld = ({name: (s.lr, s.r_bn, s.iterations, s.roll, s.crop) for name, s in t.items()} for t in tables)
+    assert sre2l["cifar100"] == (0.25, 0.01, 1000, (0, 4), False)
+    assert sre2l["tinyimagenet"] == (0.1, 1.0, 4000, (-4, 4), True)
+    assert sre2l["imagenet-1k"] == (0.25, 0.01, 4000, (0, 32), True)
+    assert lpld == {
+        "tinyimagenet": (0.1, 0.05, 4000, (-4, 4), True),
+        "imagenet-1k": (0.25, 0.01, 4000, (0, 32), True),
+        "imagenet-21k": (0.05, 0.25, 2000, (0, 32), True),
+    }
+    assert {setting.first_bn for table in tables for setting in table.values()} == {10}
     assert (synthesize.RDED_IMAGES, synthesize.RDED_CROPS) == (300, 5)
-    one, many, tiny = (synthesize.LPLD[name] for name in ("imagenet-1k", "imagenet-21k", "tinyimagenet"))
-    assert (one.lr, one.r_bn, one.iterations, one.roll) == (0.25, 0.01, 4000, (0, 32))
-    assert (many.lr, many.r_bn, many.iterations, many.roll) == (0.05, 0.25, 2000, (0, 32))
-    assert (tiny.lr, tiny.r_bn, tiny.iterations, tiny.roll) == (0.1, 0.05, 4000, (-4, 4))
-    assert all(setting.crop and setting.first_bn == 10 for setting in (one, many, tiny))
 
 
-def test_mean_and_variance_and_their_gradients():
-    x = torch.randn(3, 7, 5, dtype=torch.float64, requires_grad=True)
-    avg, var = synthesize.MeanAndVariance.apply(x)
-    torch.testing.assert_close((avg, var), (x.mean(1), x.var(1, correction=0)))
-    assert torch.autograd.gradcheck(synthesize.MeanAndVariance.apply, (x,))
-    far = 1000 + torch.randn(1, 5000, 2)  # no digits cancel
-    torch.testing.assert_close(synthesize.MeanAndVariance.apply(far)[1], far.double().var(1, correction=0).float())
+# --- how little the images of a class differ
+
+
+def test_within_class_similarity_by_hand():
+    features = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0], [3.0, 0.0], [5.0, 0.0]])
+    # class 0: cos 0, 1/sqrt 2, 1/sqrt 2; class 1: cos 1; pairs of both classes count alike
+    expected = (2 / math.sqrt(2) + 1) / 4
+    similarity = synthesize.within_class_similarity(features, torch.tensor([0, 0, 0, 1, 1]))
+    assert similarity == pytest.approx(expected)
+    assert synthesize.within_class_similarity(features, torch.arange(5)) is None
+
+
+def test_features_are_what_the_last_linear_layer_is_given():
+    model = common.build_model("conv3", 10, 32, 8).eval()
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    features = synthesize.teacher_features(model, images, common.COLOURS["cifar"])
+    logits = model(common.normalize(images, common.COLOURS["cifar"]))
+    torch.testing.assert_close(model.classifier(features), logits)
+
+
+# --- distilled sets as they are found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{c:05d}/{i:05d}.png",  # ours
+        "{c:05d}/class{c:05d}_id{i:05d}.png",  # RDED
+        "new{c:03d}/class{c:03d}_id{i:03d}.png",  # SRe2L, LPLD
+        "{c}/{i}.png",
+    ],
+)
+def test_folders_in_the_wild(tmp_path, fashion, name):
+    distilled = synthesize.load_distilled(write_numbered(tmp_path, name), fashion)
+    assert distilled.labels.tolist() == [c for c in range(10) for _ in range(2)]
+    assert distilled.info["ipc"] == 2
+    assert distilled.images[:, 0, 0, 0].tolist() == [20 * c + i for c in range(10) for i in range(2)]
+
+
+def test_images_sort_by_number_not_by_name(tmp_path, fashion):
+    write_numbered(tmp_path, "{c}/{i}.png", ipc=11)  # 10.png sorts before 2.png
+    distilled = synthesize.load_distilled(tmp_path, fashion)
+    assert distilled.images[:11, 0, 0, 0].tolist() == list(range(11))
+
+
+def test_folders_sort_by_number_not_by_name(tmp_path, fashion):
+    wide = fashion._replace(class_names=[f"c{i}" for i in range(1002)], image_size=4)
+    for c in range(1002):
+        picture(tmp_path / f"new{c:03d}" / f"class{c:03d}_id000.png", 4, shade=c % 251)  # new1000 sorts before new101
+    distilled = synthesize.load_distilled(tmp_path, wide)
+    assert distilled.images[:, 0, 0, 0].tolist() == [c % 251 for c in range(1002)]
+
+
+def test_folders_named_as_the_classes(tmp_path, fashion):
+    names = fashion._replace(class_names=["dog", "ant"])
+    for name, shade in (("ant", 1), ("dog", 2)):
+        picture(tmp_path / name / "0.png", shade=shade)
+    distilled = synthesize.load_distilled(tmp_path, names)
+    assert distilled.images[:, 0, 0, 0].tolist() == [2, 1]
+    assert distilled.labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", [str(10**19), "-1", "1e3", "class", "new"])
+def test_folders_that_are_no_class_are_refused(tmp_path, fashion, name):
+    (write_numbered(tmp_path) / "00009").rename(tmp_path / name)
+    with pytest.raises(UserError, match=f"folder {name} is neither numbered nor a class of fashion"):
+        synthesize.load_distilled(tmp_path, fashion)
+
+
+def test_a_fifo_among_the_images_is_refused(tmp_path, fashion):
+    write_numbered(tmp_path)
+    (tmp_path / "00003" / "00001.png").unlink()
+    os.mkfifo(tmp_path / "00003" / "00001.png")
+    with pytest.raises(UserError, match=r"00001.png is no file"):
+        synthesize.load_distilled(tmp_path, fashion)
+
+
+# --- data.pt
+
+
+def in_data_pt(path, **changed):
+    labels = torch.arange(20) % 10
+    torch.save({"dataset": "fashion", "data": torch.rand(20, 3, 32, 32), "label": labels, **changed}, path)
+    return path
+
+
+def test_gifts_data_pt(tmp_path, fashion):
+    images, labels = torch.rand(20, 3, 32, 32), torch.arange(20) % 10
+    soft = torch.eye(10)[labels] * 3 - 1
+    for label in (labels, labels[:, None], soft, labels.float(), labels.to(torch.uint8)):
+        in_data_pt(tmp_path / "data.pt", data=images, label=label)
+        for path in (tmp_path, tmp_path / "data.pt"):
+            distilled = synthesize.load_distilled(path, fashion)
+            assert torch.equal(distilled.images, images)
+            assert torch.equal(distilled.labels, labels)  # DATM's two-dimensional labels crash the released code
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_pixels_of_another_precision_become_fp32(tmp_path, fashion, dtype):
+    images = torch.rand(20, 3, 32, 32).to(dtype)
+    distilled = synthesize.load_distilled(in_data_pt(tmp_path / "data.pt", data=images), fashion)
+    assert distilled.images.dtype == torch.float32
+    assert torch.equal(distilled.images, images.float())
+
+
+def test_pixels_may_be_bytes(tmp_path, fashion):
+    images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
+    distilled = synthesize.load_distilled(in_data_pt(tmp_path / "data.pt", data=images), fashion)
+    assert torch.equal(distilled.images, images)
+
+
+@pytest.mark.xfail(reason="they would be part of each step's graph, and the second step fails", strict=True)
+def test_pixels_that_ask_for_gradients_are_plain(tmp_path, fashion):
+    """As a method saves them that has learned them."""
+    images = torch.rand(20, 3, 32, 32, requires_grad=True)
+    distilled = synthesize.load_distilled(in_data_pt(tmp_path / "data.pt", data=images), fashion)
+    assert not distilled.images.requires_grad
+
+
+def quantized(x):
+    return torch.quantize_per_tensor(x, 1 / 255, 0, torch.quint8)
+
+
+PIXELS = torch.rand(20, 3, 32, 32)
+BYTES = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
+LABELS = torch.arange(20) % 10
+ODD = {
+    "integer pixels": {"data": BYTES.long()},
+    "boolean pixels": {"data": BYTES.bool()},
+    "complex pixels": {"data": PIXELS + 0j},
+    "sparse pixels": {"data": PIXELS.to_sparse()},
+    "sparse bytes": {"data": BYTES.to_sparse()},
+    "meta pixels": {"data": PIXELS.to("meta")},
+    "pixels above 1": {"data": PIXELS + 1},
+    "pixels of no images": {"data": PIXELS[:0], "label": LABELS[:0]},
+    "pixels of one image": {"data": PIXELS[0]},
+    "no pixels": {"data": None},
+    "a list of pixels": {"data": [1, 2, 3]},
+    "labels [N, 0]": {"label": torch.zeros(20, 0)},
+    "labels []": {"label": torch.tensor(3)},
+    "too few labels": {"label": LABELS[:19]},
+    "labels between classes": {"label": LABELS + 0.5},
+    "labels below 0": {"label": LABELS - 1},
+    "labels that are no number": {"label": LABELS + math.nan},
+    "labels without end": {"label": LABELS + math.inf},
+    "labels of 10**18": {"label": LABELS * 10**17},
+    "complex labels": {"label": LABELS + 0j},
+    "sparse labels": {"label": LABELS.to_sparse()},
+    "meta labels": {"label": LABELS.to("meta")},
+    "a list of labels": {"label": LABELS.tolist()},
+    "no labels": {"label": None},
+    "another data set": {"dataset": "CIFAR10"},
+    "several data sets": {"dataset": ["cifar10"]},
+}
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse", "ignore:Casting complex")
+@pytest.mark.parametrize("case", ODD)
+def test_odd_data_pt_is_refused(tmp_path, fashion, case):
+    file = in_data_pt(tmp_path / "data.pt", **ODD[case])
+    with pytest.raises(UserError, match=r"^--images .*data.pt"):
+        synthesize.load_distilled(file, fashion)
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage", "ignore:torch.quantize")
+def test_quantized_data_pt_is_refused(tmp_path, fashion):
+    for changed in ({"data": quantized(PIXELS)}, {"label": quantized(LABELS / 255)}):
+        with pytest.raises(UserError, match=r"^--images .*data.pt"):
+            synthesize.load_distilled(in_data_pt(tmp_path / "data.pt", **changed), fashion)
+
+
+@pytest.mark.xfail(reason="bytes that are not there, or a name that is a tensor, end in a traceback", strict=True)
+@pytest.mark.parametrize("changed", [{"data": BYTES.to("meta")}, {"dataset": torch.zeros(3)}])
+def test_odder_data_pt_is_refused(tmp_path, fashion, changed):
+    with pytest.raises(UserError, match=r"^--images .*data.pt"):
+        synthesize.load_distilled(in_data_pt(tmp_path / "data.pt", **changed), fashion)
+
+
+# --- distilled sets of ours
+
+
+def test_a_saved_set_is_an_image_folder_of_the_very_pixels(tmp_path, fashion):
+    images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(10).repeat_interleave(2)
+    folder = common.stage_folder(tmp_path, "mine", {"a": 1})
+    with pytest.raises(UserError, match="unfinished"):
+        synthesize.load_distilled(folder, fashion)
+    (folder / "settings.json").unlink()
+    synthesize.save_distilled(folder, images, labels)
+    distilled = synthesize.load_distilled(folder, fashion, ipc=2)
+    assert torch.equal(distilled.images, images)
+    assert torch.equal(distilled.labels, labels)
+    plain = torchvision.datasets.ImageFolder(folder)
+    assert plain.classes == [f"{c:05d}" for c in range(10)]
+    assert len(plain) == 20
+    assert Image.open(folder / "grid.png").size == (2 * 34 + 2, 10 * 34 + 2)
+
+
+def test_a_set_is_made_once(tmp_path):
+    data, _, _ = made_up(4, 3, 8, tmp_path)
+    first = synthesize.distil("random", data, None, ipc=2, seed=3)
+    assert first.info["settings"]["method"] == "random"
+    assert (first.info["ipc"], first.info["count"], first.name) == (2, 8, "random-ipc2")
+    written = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.*")}
+    again = synthesize.distil("random", data, None, ipc=2, seed=3)
+    assert torch.equal(again.images, first.images)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.*")} == written
+    assert synthesize.distil("random", data, None, ipc=2, seed=4).info["digest"] != first.info["digest"]
+
+
+def changed(file):
+    pixels = Image.open(file)
+    pixels.putpixel((1, 2), (1, 2, 3))
+    pixels.save(file)
+
+
+def swapped(file):
+    other = file.with_name("00000.png")
+    one, two = file.read_bytes(), other.read_bytes()
+    file.write_bytes(two)
+    other.write_bytes(one)
+
+
+@pytest.mark.parametrize("harm", [changed, swapped, os.unlink, lambda file: picture(file.with_name("7.png"), 8)])
+def test_a_set_that_is_not_as_it_was_made_is_refused(tmp_path, harm):
+    data, _, _ = made_up(4, 3, 8, tmp_path)
+    distilled = synthesize.distil("random", data, None, ipc=2)
+    harm(tmp_path / "random-ipc2" / "00003" / "00001.png")
+    with pytest.raises(UserError, match="random-ipc2 is not as it was made: an image is changed, missing or too many"):
+        synthesize.load_distilled(distilled.info["folder"], data)
+
+
+def test_a_set_of_ours_may_lie_elsewhere(tmp_path):
+    data, _, _ = made_up(4, 3, 8, tmp_path)
+    distilled = synthesize.distil("random", data, None, ipc=2)
+    (tmp_path / "random-ipc2").rename(tmp_path / "elsewhere")
+    moved = synthesize.load_distilled(tmp_path / "elsewhere", data)
+    assert torch.equal(moved.images, distilled.images)
+    assert moved.info["settings"] == distilled.info["settings"]

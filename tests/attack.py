@@ -1,0 +1,738 @@
+"""Odd input, at random: do the scripts refuse it in one line, or go on to the result that the sound input gives?
+
+    python tests/attack.py                       # 320 damaged files, folders and options
+    python tests/attack.py --count 1000 --seed 1
+    python tests/attack.py --count 0 --kills 40  # kill -9 at a random moment, and the same command again
+
+Each run is a process of its own, forked from this one, so that a crash or a hang ends that run alone. Prints a table,
+and what was done wherever a run ended in a traceback, did not end, or gave another result without a word.
+pytest does not collect this file.
+"""
+
+import argparse
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; and a process that has no threads can be forked
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import numpy as np
+import torch
+from helpers import picture, write_numbered
+from PIL import Image
+
+import common
+import evaluate
+import gift
+import lpqld
+import synthesize
+
+SCRIPTS = {"gift": gift, "lpqld": lpqld, "synthesize": synthesize, "evaluate": evaluate}
+SECONDS = 60  # a run that takes longer hangs: a sound one takes less than two
+MEMORY = 8 << 30
+RECOVERY = synthesize.Recovery(lr=0.25, r_bn=0.01, iterations=10, roll=(0, 4), crop=True)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A run in a process of its own
+
+
+def settle():
+    """Small settings, for this process."""
+    synthesize.SRE2L["fashion"] = RECOVERY
+    lpqld.LABELS_PER_PIECE = 40
+    common.TEACHER_RECIPE["batch_size"] = (8, 64)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+def begin(command: list, folder: Path, prepare=None) -> int:
+    """Fork a process that runs a script; what it prints and finds lies in `folder`. Its process id."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    status = 70
+    try:
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        signal.alarm(SECONDS)  # nothing handles it: it ends the process, whatever its threads wait for
+        settle()
+        if prepare:
+            prepare()
+        script, *words = command
+        sys.argv = [f"{script}.py", *words]
+        found = {}
+        common.run_script(lambda: found.update(SCRIPTS[script].main(words)))
+        (folder / "found").write_text(json.dumps(figures(found)))
+        status = 0
+    except SystemExit as stop:
+        status = stop.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status if isinstance(status, int) else 70)
+
+
+def wait(child: int) -> int:
+    """Its exit status; negative: the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def figures(found: dict) -> dict:
+    """What must not change without a word: accuracies, and the checksums of images, labels and teacher."""
+    students = [
+        {key: student[key] for key in student if key not in ("seconds", "made_with")}
+        for student in found.get("students", [])
+    ]
+    rows = [[row["loss"], row.get("top1"), row.get("top5")] for row in found.get("rows", [])]
+    digests = {}
+    for name in ("images", "teacher", "labels"):
+        if found.get(name):
+            digests[name] = found[name]["digest"]
+    return json.loads(json.dumps({"students": students, "rows": rows, "digests": digests}))
+
+
+REFUSED, SAME, OTHER, TRACEBACK, HANG, SILENT = "refused", "same", "other", "TRACEBACK", "HANG", "SILENT"
+HEADINGS = {
+    REFUSED: "refused in one line",
+    SAME: "same result",
+    OTHER: "other input, other result",
+    TRACEBACK: "TRACEBACK",
+    HANG: "HANG",
+    SILENT: "SILENT",
+}
+
+
+def judge(status: int, folder: Path, sound: dict | None) -> str:
+    """sound: what the sound input gives; None where another input may give another result."""
+    said = (folder / "stderr").read_text(errors="replace")
+    if status == -signal.SIGALRM:
+        return HANG
+    if status == 0:
+        if sound is None:
+            return OTHER
+        return SAME if json.loads((folder / "found").read_text()) == sound else SILENT
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    tidy = len(errors) == 1 and said.splitlines()[-1] == errors[0] and "Traceback" not in said
+    return REFUSED if status == 2 and tidy else TRACEBACK
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The sound input
+
+
+TINY = ["--width", "4", "--device", "cpu"]
+OWN = ["--teacher-epochs", "1"]
+RUNS = {  # under --out
+    "gift": ["gift", "--images", "random", "--ipc", "2", "--epochs", "4", *OWN, *TINY],
+    "lpqld": ["lpqld", "--images", "random", "--ipc", "2", "--epochs", "20", "--prune", "0.5", *OWN, *TINY],
+    "lpld": ["synthesize", "--method", "lpld", "--ipc", "2", *OWN, *TINY],
+}
+KEPT = {  # runs that were killed: the run, the file whose writing ended it, which time
+    "teacher": ("gift", "teacher-conv3/progress.pt", 1),
+    "student": ("gift", "seed0.progress.pt", 2),
+    "lpqld student": ("lpqld", "seed0.progress.pt", 9),
+    "pieces": ("lpqld", "labels-4-7.pt", 1),
+    "statistics": ("lpld", "statistics-conv3/progress.pt", 9),
+    "recovery": ("lpld", "groups-0-9.progress.pt", 5),
+    "groups": ("lpld", "groups-0-9.pt", 1),
+}
+
+
+def die_at(where: str, write: int):
+    """Keep progress always, and die right after this write of a file with `where` in its path."""
+    save, seen = common.save_kept, []
+
+    def save_and_die(path, content):
+        save(path, content)
+        if where in str(path):
+            seen.append(path)
+            if len(seen) == write:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    common.KEEP_EVERY = 0
+    common.save_kept = save_and_die
+
+
+def make_sound(base: Path):
+    """Everything that is damaged later, and `gift`'s images as somebody else keeps them."""
+    for name, command in RUNS.items():
+        status = wait(begin([*command, "--out", str(base / "runs")], base / "log" / name))
+        assert status == 0, (base / "log" / name / "stderr").read_text()
+    for name, (run, where, write) in KEPT.items():
+        out = base / "killed" / name
+        if name != "teacher":
+            shutil.copytree(base / "runs" / "fashion" / "teacher-conv3", out / "fashion" / "teacher-conv3")
+        command = [*RUNS[run], "--out", str(out)]
+        status = wait(begin(command, base / "log" / f"killed {name}", lambda w=where, n=write: die_at(w, n)))
+        assert status == -signal.SIGKILL, (name, (base / "log" / f"killed {name}" / "stderr").read_text())
+    made = base / "runs" / "fashion"
+    shutil.copy(made / "teacher-conv3" / "teacher.pt", base / "teacher.pt")
+    weights = torch.load(base / "teacher.pt", weights_only=True)["model"]
+    torch.save({"model": weights, "epoch": 300}, base / "published.pth")
+    shutil.copytree(made / "random-ipc2", base / "images")
+    shutil.copy(next(made.glob("labels-*/labels.pt")), base / "labels.pt")
+    write_numbered(base / "theirs", "new{c:03d}/class{c:03d}_id{i:03d}.png", ipc=2)
+    stream = np.random.RandomState(0)
+    pixels = torch.from_numpy(stream.random_sample((20, 3, 32, 32)).astype(np.float32))
+    (base / "data").mkdir()
+    torch.save({"dataset": "fashion", "data": pixels, "label": torch.arange(20) // 2}, base / "data" / "data.pt")
+    for split in ("train", "val"):
+        for c, name in enumerate(("ape", "bee", "cat")):
+            for i in range(16):
+                picture(base / "pets" / split / name / f"{i}.png", 16, shade=20 + 80 * c + i)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Damage to bytes: (file, stream of draws) -> what was done
+
+
+def flip_bits(file: Path, stream) -> str:
+    content = bytearray(file.read_bytes())
+    places = stream.randint(8 * len(content), size=stream.choice([1, 1, 8]))
+    for place in places:
+        content[place // 8] ^= 1 << place % 8
+    file.write_bytes(content)
+    return f"bits {places.tolist()[:3]} flipped"
+
+
+def cut(file: Path, stream) -> str:
+    content = file.read_bytes()
+    length = stream.choice([0, 1, stream.randint(len(content)), len(content) - 1])
+    file.write_bytes(content[:length])
+    return f"cut to {length} of {len(content)} bytes"
+
+
+def move_bytes(file: Path, stream) -> str:
+    """Garbage behind it, a block of zeros, a block from another place."""
+    content = bytearray(file.read_bytes())
+    way = stream.choice(["longer", "zeros", "moved"])
+    size = min(64, len(content))
+    first, second = stream.randint(len(content) - size + 1, size=2)
+    if way == "longer":
+        content += stream.bytes(100)
+    else:
+        content[first : first + size] = bytes(size) if way == "zeros" else content[second : second + size]
+    file.write_bytes(content)
+    return f"{way} at {first}"
+
+
+def other_kind(file: Path, stream) -> str:
+    """Something else of that name."""
+    way = stream.choice(["deleted", "folder", "FIFO", "link to nowhere", "link to itself", "text"])
+    file.unlink()
+    if way == "folder":
+        file.mkdir()
+    elif way == "FIFO":
+        os.mkfifo(file)
+    elif way == "link to nowhere":
+        file.symlink_to("nowhere")
+    elif way == "link to itself":
+        file.symlink_to(file.name)
+    elif way == "text":
+        file.write_text(stream.choice(["", "[]", "{}", "null", "no JSON", '{"settings": 3}', "\x00\x01"]))
+    return way
+
+
+def all_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def swap_types(base: Path):
+    """Another file in its place, of those that there are; of one suffix, so that it is whole in itself."""
+
+    def swap(file: Path, stream) -> str:
+        places = [base / "runs", base / "killed", base / "pets"]
+        others = [path for place in places for path in all_files(place) if path.suffix == file.suffix]
+        other = others[stream.randint(len(others))]
+        shutil.copy(other, file)
+        return f"{other.relative_to(base)} in its place"
+
+    return swap
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Damage to content
+
+
+def odd_value(value, stream):
+    """Something of another type, shape or size."""
+    plain = [None, -1, 0, 10**20, float("nan"), "", "odd", [], {}, True, [1, [2]], {"a": 1}]
+    if not isinstance(value, torch.Tensor):
+        return plain[stream.randint(len(plain))]
+    ways = {
+        "half": lambda x: x.half(),
+        "double": lambda x: x.double(),
+        "integers": lambda x: x.long(),
+        "bools": lambda x: x.bool(),
+        "complex": lambda x: x.to(torch.complex64),
+        "sparse": lambda x: x.to_sparse(),
+        "on no device": lambda x: x.to("meta"),
+        "quantized": lambda x: torch.quantize_per_tensor(x.float(), 0.1, 0, torch.qint8),
+        "not a number": lambda x: x.float() * float("nan"),
+        "infinite": lambda x: x.float() * float("inf"),
+        "larger": lambda x: x * 1000,
+        "negative": lambda x: -x,
+        "fewer": lambda x: x[:-1],
+        "none": lambda x: x[:0],
+        "one number": lambda x: x.flatten()[0],
+        "flat": lambda x: x.flatten(),
+        "one dimension more": lambda x: x[None],
+        "expanded": lambda x: x[:1].expand(x.shape),
+        "another order": lambda x: x.flip(0),
+        "a list": lambda x: x.tolist(),
+        "a name": lambda x: "tensor",
+    }
+    names = sorted(ways)
+    while True:
+        try:
+            return ways[names[stream.randint(len(names))]](value)
+        except (RuntimeError, IndexError, TypeError):  # not every tensor can be made so
+            continue
+
+
+def change_content(content, stream) -> str:
+    """Change something in nested dicts and lists, in place: a value, a key left out, or one too many."""
+    where = []
+    while True:
+        keys = list(content) if isinstance(content, dict) else list(range(len(content)))
+        key = keys[stream.randint(len(keys))]
+        where.append(str(key))
+        deeper = isinstance(content[key], (dict, list)) and len(content[key]) > 0
+        if not deeper or stream.random_sample() < 0.3:
+            break
+        content = content[key]
+    way = stream.choice(["value", "value", "value", "left out", "too many"])
+    if way == "left out":
+        del content[key]
+    elif way == "too many" and isinstance(content, dict):
+        content["more"] = odd_value(None, stream)
+    else:
+        content[key] = odd_value(content[key], stream)
+        way = f"now {str(content[key])[:40]}"
+    return f"{'.'.join(where)}: {way}"
+
+
+def other_content(file: Path, stream) -> str:
+    """Of a torch or JSON file; a checksum stays as it was."""
+    if file.suffix == ".json":
+        content = json.loads(file.read_text())
+        done = change_content(content, stream)
+        file.write_text(json.dumps(content))
+    else:
+        content = torch.load(file, weights_only=True)
+        done = change_content(content, stream)
+        torch.save(content, file)
+    return " ".join(done.split())
+
+
+def other_picture(file: Path, stream) -> str:
+    """A picture of another kind, whole in itself."""
+    image = Image.open(file).convert("RGB")
+    image.load()
+    side = image.size[0]
+    ramp = np.arange(side * side).reshape(side, side)
+    kinds = {
+        "grey": lambda: image.convert("L"),
+        "with alpha": lambda: image.convert("RGBA"),
+        "palette": lambda: image.convert("P"),
+        "black and white": lambda: image.convert("1"),
+        "16 bits": lambda: Image.fromarray((ramp * 50).astype(np.uint16)),
+        "larger": lambda: image.resize((2 * side, 2 * side)),
+        "not square": lambda: image.resize((side, 2 * side)),
+        "one pixel": lambda: image.resize((1, 1)),
+        "turned": lambda: image.rotate(90),
+    }
+    formats = {"floats": "TIFF", "CMYK": "JPEG", "GIF": "GIF", "BMP": "BMP", "WebP": "WEBP"}
+    name = sorted([*kinds, *formats])[stream.randint(len(kinds) + len(formats))]
+    if name in kinds:
+        kinds[name]().save(file, "PNG")
+        return name
+    beside = io.BytesIO()
+    modes = {"floats": "F", "CMYK": "CMYK"}
+    changed = Image.fromarray(ramp.astype(np.float32)) if name == "floats" else image.convert(modes.get(name, "RGB"))
+    changed.save(beside, formats[name])
+    file.write_bytes(beside.getvalue())
+    return f"{name}, named {file.suffix}"
+
+
+ODD_NAMES = [
+    "with space.png", "line\nbreak.png", ".hidden.png", "no-extension", "UPPER.PNG", "ünïcode.png", "-rf.png", "%s.png",
+    "{0}.png", "9" * 30 + ".png", "a" * 250 + ".png", ".DS_Store", "Thumbs.db", "settings.json", "data.pt", "x.pt.png",
+    "٣.png", "a\\b.png", os.fsdecode(b"\xff\xfe.png"), "nul\x01.png", "*.png", "~", "😀.jpg",
+]  # fmt: skip
+
+
+def other_names(folder: Path, stream) -> str:
+    """Of files or class folders: renamed, copied, emptied, linked."""
+    files = [path for path in all_files(folder) if path.suffix == ".png"]
+    file = files[stream.randint(len(files))]
+    odd = ODD_NAMES[stream.randint(len(ODD_NAMES))]
+    ways = ["file renamed", "file copied", "class renamed", "class copied", "class emptied", "class linked", "beside",
+            "class deleted", "folder in class", "classes swapped"]  # fmt: skip
+    way = ways[stream.randint(len(ways))]
+    one = file.parent
+    if way == "file renamed":
+        file.rename(one / odd)
+    elif way == "file copied":
+        shutil.copy(file, one / odd)
+    elif way == "class renamed":
+        one.rename(one.parent / odd)
+    elif way == "class copied":
+        shutil.copytree(one, one.parent / odd)
+    elif way == "class emptied":
+        for path in one.iterdir():
+            path.unlink()
+    elif way == "class linked":
+        (one.parent / odd).symlink_to(one.name)
+    elif way == "beside":
+        shutil.copy(file, one.parent / odd)
+    elif way == "class deleted":
+        shutil.rmtree(one)
+    elif way == "folder in class":
+        (one / odd).mkdir()
+        shutil.copy(file, one / odd / "0.png")
+    else:
+        other = files[stream.randint(len(files))].parent
+        one.rename(one.parent / "between")
+        if other != one:
+            other.rename(one)
+        (one.parent / "between").rename(other)
+    return f"{way}: {one.name}/{file.name}, {odd!r}"
+
+
+ODD_WORDS = [
+    "", " ", "0", "-1", "nan", "inf", "-inf", "1e400", "1e-400", "99999999999999999999", "½", "٣", "1_0", "0x10", "1.5",
+    "True", "None", "--", "-", "a b", "/dev/null", "/dev/zero", "/", ".", "..", "~", "~nobody-here/x", "*", "\n", "a" * 300,
+    "a" * 5000, os.fsdecode(b"\xff"), "😀", "%s", "{}", "random", "conv3", "cpu", "fashion", "gift", "/proc/self/mem",
+    "cuda", "meta", "mps:7", "vit_b_16", "rded,sre2l", "random/", "./random",
+]  # fmt: skip
+ODD_OPTIONS = {
+    "gift": ["dataset", "image-size", "colours", "data-root", "ipc", "arch", "teacher-arch", "teacher", "width", "seed",
+             "device", "precision", "out", "images", "loss", "optimizer", "lr", "view-factor"],
+    "lpqld": ["images", "labels", "prune", "top-k", "batch-size", "mix", "protocol", "reuse", "lr", "ipc", "teacher"],
+    "synthesize": ["method", "factor", "ipc", "teacher-arch", "seed", "dataset"],
+    "evaluate": ["images", "archs", "losses", "protocol", "optimizers", "labels", "view-factor", "ipc"],
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The attacks: (what is damaged, how): make(base, folder, stream) -> (command, what was done, whether the result may
+# be another)
+
+
+def under_out(damage, killed=False):
+    def make(base: Path, folder: Path, stream):
+        if killed:
+            name = sorted(KEPT)[stream.randint(len(KEPT))]
+            run, where, _ = KEPT[name]
+            shutil.copytree(base / "killed" / name, folder / "runs")
+            (file,) = [path for path in all_files(folder / "runs") if str(path).endswith(where)]
+        else:
+            run = sorted(RUNS)[stream.randint(len(RUNS))]
+            shutil.copytree(base / "runs", folder / "runs")
+            forget(folder / "runs" / "fashion", run, stream)
+            files = files_read_by(run, folder / "runs" / "fashion", damage)
+            file = files[stream.randint(len(files))]
+        done = damage(file, stream)
+        return [*RUNS[run], "--out", str(folder / "runs")], f"{file.relative_to(folder)}: {done}", run
+
+    return make
+
+
+def forget(made: Path, run: str, stream):
+    """Half of the time the last stage is deleted, so that it is made anew from those before."""
+    last = {"gift": "gift-*", "lpqld": "lpqld-*", "lpld": "lpld-*"}[run]
+    if stream.random_sample() < 0.5 or run == "lpld":
+        for folder in made.glob(last):
+            shutil.rmtree(folder)
+
+
+def files_read_by(run: str, made: Path, damage) -> list[Path]:
+    stages = {
+        "gift": ("teacher-*", "random-*", "gift-*"),
+        "lpqld": ("teacher-*", "random-*", "labels-*", "lpqld-*"),
+        "lpld": ("teacher-*", "statistics-*"),
+    }[run]
+    files = sorted(file for stage in stages for folder in made.glob(stage) for file in all_files(folder))
+    if damage is other_content:
+        files = [file for file in files if file.suffix != ".png"]
+    # as many of each suffix: there are far more pictures than others
+    few = [file for file in files if file.suffix != ".png"]
+    return few + files[: len(few)]
+
+
+def one_file(name: str, damage, may_differ=False):
+    """A file that is named by an option."""
+
+    def make(base: Path, folder: Path, stream):
+        file = folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(next(base.rglob(name)), file)
+        done = damage(file, stream)
+        commands = COMMANDS_FOR[name]
+        which = stream.randint(len(commands))
+        command = [word.format(base=base, it=file) for word in commands[which]]
+        sound = None if may_differ else f"{name} {which}"
+        return [*command, *TINY, "--out", str(folder / "runs")], f"{file.name}: {done}", sound
+
+    return make
+
+
+COMMANDS_FOR = {
+    "teacher.pt": [
+        ["gift", "--teacher", "{it}", "--images", "{base}/theirs", "--epochs", "1"],
+        ["synthesize", "--teacher", "{it}", "--method", "lpld", "--ipc", "1"],
+    ],
+    "published.pth": [["gift", "--teacher", "{it}", "--images", "{base}/theirs", "--epochs", "1"]],
+    "labels.pt": [
+        ["lpqld", "--labels", "{it}", "--images", "{base}/images", "--epochs", "2"],
+        ["evaluate", "--labels", "{it}", "--images", "{base}/images", "--epochs", "1", "--repeats", "1"],
+    ],
+    "data.pt": [
+        ["gift", "--images", "{it}", "--teacher", "{base}/teacher.pt", "--epochs", "1"],
+        ["lpqld", "--images", "{it}", "--teacher", "{base}/teacher.pt", "--epochs", "10"],
+        ["evaluate", "--images", "{it}", "--teacher", "{base}/teacher.pt", "--epochs", "1", "--repeats", "1"],
+    ],
+}
+
+
+def one_of_theirs(damage, whole_folder=False):
+    """A distilled set of somebody else's."""
+
+    def make(base: Path, folder: Path, stream):
+        shutil.copytree(base / "theirs", folder / "theirs")
+        done = damage(folder / "theirs" if whole_folder else some_picture(folder / "theirs", stream), stream)
+        command = ["gift", "--images", str(folder / "theirs"), "--epochs", "1"]
+        if stream.random_sample() < 0.3:
+            command = ["evaluate", "--images", str(folder / "theirs"), "--epochs", "1", "--repeats", "1"]
+        more = ["--teacher", str(base / "teacher.pt"), *TINY, "--out", str(folder / "runs")]
+        return [*command, *more], done, None
+
+    return make
+
+
+def one_of_a_data_set(damage, whole_folder=False):
+    def make(base: Path, folder: Path, stream):
+        shutil.copytree(base / "pets", folder / "pets")
+        split = folder / "pets" / stream.choice(["train", "val"])
+        done = damage(split if whole_folder else some_picture(split, stream), stream)
+        command = ["gift", "--images", "random", "--ipc", "2", "--epochs", "1", "--dataset", str(folder / "pets")]
+        return [*command, "--teacher-epochs", "4", *TINY, "--out", str(folder / "runs")], done, None
+
+    return make
+
+
+def some_picture(folder: Path, stream) -> Path:
+    files = all_files(folder)
+    return files[stream.randint(len(files))]
+
+
+def settings_beside(base: Path, folder: Path, stream):
+    """A settings.json beside somebody else's set: it is none of ours, and changes nothing."""
+    shutil.copytree(base / "theirs", folder / "theirs")
+    file = folder / "theirs" / "settings.json"
+    shutil.copy(base / "runs" / "fashion" / "random-ipc2" / "settings.json", file)
+    damage = [flip_bits, cut, move_bytes, other_content, other_kind][stream.randint(5)]
+    done = damage(file, stream)
+    command = ["gift", "--images", str(folder / "theirs"), "--teacher", str(base / "teacher.pt"), "--epochs", "1"]
+    return [*command, *TINY, "--out", str(folder / "runs")], done, "theirs"
+
+
+def odd_options(base: Path, folder: Path, stream):
+    script = sorted(ODD_OPTIONS)[stream.randint(len(ODD_OPTIONS))]
+    option = ODD_OPTIONS[script][stream.randint(len(ODD_OPTIONS[script]))]
+    word = ODD_WORDS[stream.randint(len(ODD_WORDS))]
+    given = {"teacher": str(base / "teacher.pt"), "width": "4", "device": "cpu", "out": str(folder / "runs")}
+    if script != "synthesize":
+        given |= {"images": str(base / "theirs"), "epochs": "10" if script == "lpqld" else "1"}
+    else:
+        given |= {"method": "random", "ipc": "1"}
+    if script == "evaluate":
+        given["repeats"] = "1"
+    given[option] = word
+    return [script, *[f"--{name}={value}" for name, value in given.items()]], f"{script} --{option} {word[:40]!r}", None
+
+
+def attacks(base: Path) -> dict:
+    swap = swap_types(base)
+    table = {"options: odd words": odd_options, "settings.json beside a set": settings_beside}
+    bytewise = {"bits flipped": flip_bits, "cut": cut, "bytes moved": move_bytes, "no such file": other_kind}
+    for how, damage in {**bytewise, "another file": swap, "other content": other_content}.items():
+        table[f"under --out: {how}"] = under_out(damage)
+        table[f"under --out, killed: {how}"] = under_out(damage, killed=True)
+        table[f"teacher.pt: {how}"] = one_file("teacher.pt", damage)
+        table[f"labels.pt: {how}"] = one_file("labels.pt", damage)
+        # another's weights or pixels are another input, where the file is whole
+        table[f"a published teacher: {how}"] = one_file("published.pth", damage, damage in (swap, other_content))
+        table[f"data.pt: {how}"] = one_file("data.pt", damage, damage in (swap, other_content))
+        if damage is not other_content:
+            table[f"class folders: {how}"] = one_of_theirs(damage)
+            table[f"data set: {how}"] = one_of_a_data_set(damage)
+    table["class folders: other pictures"] = one_of_theirs(other_picture)
+    table["class folders: other names"] = one_of_theirs(other_names, whole_folder=True)
+    table["data set: other pictures"] = one_of_a_data_set(other_picture)
+    table["data set: other names"] = one_of_a_data_set(other_names, whole_folder=True)
+    return table
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Both parts
+
+
+class Sound:
+    """What the sound input gives; each is run once."""
+
+    def __init__(self, base: Path):
+        self.base, self.known = base, {None: None}
+
+    def __getitem__(self, name):
+        if name not in self.known:
+            folder = self.base / "sound" / name
+            if name in RUNS:
+                command = [*RUNS[name], "--out", str(self.base / "runs")]
+            elif name == "theirs":
+                command = [
+                    "gift",
+                    "--images",
+                    "{base}/theirs",
+                    "--teacher",
+                    "{base}/teacher.pt",
+                    "--epochs",
+                    "1",
+                    *TINY,
+                ]
+            else:
+                file, which = name.split()
+                command = [*COMMANDS_FOR[file][int(which)], *TINY]
+            if name not in RUNS:
+                it = next(self.base.rglob(name.split()[0]))
+                command = [word.format(base=self.base, it=it) for word in command] + ["--out", str(folder / "runs")]
+            status = wait(begin(command, folder))
+            assert status == 0, (folder / "stderr").read_text()
+            self.known[name] = json.loads((folder / "found").read_text())
+        return self.known[name]
+
+
+def attack(base: Path, count: int, seed: int) -> int:
+    """`count` runs with odd input, as many of each kind; a table; how many ended as none should."""
+    table, sound = attacks(base), Sound(base)
+    found = {kind: dict.fromkeys(HEADINGS, 0) for kind in table}
+    for number in common.progress_bar(range(count), "attacks", count):
+        kind = list(table)[number % len(table)]
+        folder = base / "attack"
+        stream = np.random.RandomState([seed, number])
+        command, done, name = table[kind](base, folder, stream)
+        expected = sound[name]
+        status = wait(begin(command, folder))
+        verdict = judge(status, folder, expected)
+        found[kind][verdict] += 1
+        if verdict in (TRACEBACK, HANG, SILENT):
+            said = (folder / "stderr").read_text(errors="replace").splitlines() or [f"status {status}"]
+            print(f"{verdict} {number}, {kind}: {done}\n    {said[-1][:300]}".encode(errors="replace").decode())
+        shutil.rmtree(folder)
+    print_table(found)
+    return sum(row[verdict] for row in found.values() for verdict in (TRACEBACK, HANG, SILENT))
+
+
+def print_table(found: dict):
+    print("| damage | tried | " + " | ".join(HEADINGS.values()) + " |")
+    print("|---|" + "---|" * (len(HEADINGS) + 1))
+    total = {verdict: sum(row[verdict] for row in found.values()) for verdict in HEADINGS}
+    for kind, row in {**found, "all": total}.items():
+        print(f"| {kind} | {sum(row.values())} | " + " | ".join(map(str, row.values())) + " |")
+
+
+KILLED = {
+    "gift": ["gift", "--images", "rded", "--ipc", "1", "--epochs", "20", "--repeats", "2", "--teacher-epochs", "2"],
+    "lpqld": ["lpqld", "--images", "lpld", "--ipc", "2", "--epochs", "20", "--prune", "0.5", "--teacher-epochs", "2"],
+}
+
+
+def keep_always():
+    common.KEEP_EVERY = 0
+    synthesize.SRE2L["fashion"] = synthesize.Recovery(lr=0.25, r_bn=0.01, iterations=40, roll=(0, 4), crop=True)
+
+
+def kill(base: Path, count: int, seed: int) -> int:
+    """`count` runs killed at a random moment, and run again; how many did not end as an uninterrupted run."""
+    whole, seconds, bad = {}, {}, 0
+    for name, command in KILLED.items():
+        folder = base / "whole" / name
+        started = time.monotonic()
+        status = wait(begin([*command, *TINY, "--out", str(folder / "runs")], folder, keep_always))
+        seconds[name] = time.monotonic() - started
+        assert status == 0, (folder / "stderr").read_text()
+        whole[name] = (folder / "found").read_text()
+    stages = {}
+    for number in common.progress_bar(range(count), "kills", count):
+        name = list(KILLED)[number % len(KILLED)]
+        moment = np.random.RandomState([seed, number]).random_sample() * seconds[name]
+        folder = base / "killed again"
+        command = [*KILLED[name], *TINY, "--out", str(folder / "runs")]
+        child = begin(command, folder, keep_always)
+        time.sleep(moment)
+        os.kill(child, signal.SIGKILL)
+        was_killed = wait(child) == -signal.SIGKILL
+        stage = latest(folder / "runs") if was_killed else "after the end"
+        status = wait(begin(command, folder, keep_always))
+        equal = status == 0 and (folder / "found").read_text() == whole[name]
+        left = [path.name for path in all_files(folder / "runs") if "progress" in path.name or "groups" in path.name]
+        row = stages.setdefault(f"{name}: {stage}", [0, 0, 0])
+        row[0] += 1
+        row[1] += not equal
+        row[2] += bool(left)
+        if not equal or left:
+            bad += 1
+            said = (folder / "stderr").read_text(errors="replace").splitlines()[-1:]
+            print(f"UNEQUAL {number}: {name} killed after {moment:.2f} s, in {stage}: status {status}, {said}, {left}")
+        shutil.rmtree(folder)
+    print("| killed in | times | unequal ends | left behind |\n|---|---|---|---|")
+    for stage, row in sorted(stages.items()):
+        print(f"| {stage} | " + " | ".join(map(str, row)) + " |")
+    total = [sum(column) for column in zip(*stages.values(), strict=True)]
+    print("| all | " + " | ".join(map(str, total)) + " |")
+    return bad
+
+
+def latest(out: Path) -> str:
+    """The stage that was written to last, and whether it had kept anything of its progress."""
+    files = [path for path in out.rglob("*") if path.is_file()]
+    if not files:
+        return "nothing yet"
+    file = max(files, key=lambda path: path.stat().st_mtime)
+    return file.relative_to(out / "fashion").parts[0]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=320, help="runs with odd input (default: 320)")
+    parser.add_argument("--kills", type=int, default=0, help="runs that are killed, and run again (default: none)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    args = parser.parse_args()
+    bad = 0
+    with tempfile.TemporaryDirectory() as base:
+        if args.count:
+            make_sound(Path(base))
+            bad += attack(Path(base), args.count, args.seed)
+        if args.kills:
+            bad += kill(Path(base), args.kills, args.seed)
+    print(f"{bad} ended as none should" if bad else "all ended as they should")
+    sys.exit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
