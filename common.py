@@ -1,7 +1,7 @@
 """What the scripts share: augmentation seeds, views, networks, data sets, teachers, stages, options.
 
 A helper stands here when two scripts need it and no paper is about it; what a paper is about stands in its own script.
-Seeds, views and networks come first: they need torch and numpy alone and can be lifted out.
+Seeds and views come first: they need torch and numpy alone and can be lifted out, and so can ConvNet.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -306,6 +306,11 @@ def read_ahead(read, items):
             yield item, ready
 
 
+def hash_of_file(path) -> str:
+    with reading("image", path):
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 class Split:
     """The images of one split as uint8 [N, 3, S, S] and their labels [N], on the device or read from disk as needed.
 
@@ -391,8 +396,7 @@ class Split:
             return digest({"images": self.pixels, "labels": self.labels})
         names = [(Path(p).parent.name, Path(p).name, os.path.getsize(p)) for p in self.paths]
         sampled = self.paths[:: -(-len(self.paths) // SAMPLED_FILES)]
-        contents = [hashlib.sha256(Path(p).read_bytes()).hexdigest() for p in sampled]
-        return digest([self.side, self.fit, self.labels.tolist(), names, contents])
+        return digest([self.side, self.fit, self.labels.tolist(), names, [hash_of_file(p) for p in sampled]])
 
 
 class Dataset(NamedTuple):
@@ -883,10 +887,10 @@ class Resumable:
 
 
 def restore(module, state):
-    module.load_state_dict(state)
     if isinstance(module, torch.optim.Optimizer):  # another device may have kept it
-        for group in module.param_groups:
+        for group in state["param_groups"]:
             group["fused"] = module.defaults.get("fused")
+    module.load_state_dict(state)
 
 
 def run_students(data: Dataset, name: str, settings: dict, seeds, train, **beside) -> dict:
@@ -966,6 +970,8 @@ def stage_folder(parent: Path, name: str, settings: dict) -> Path:
     """`name`, or `name-<digest>` where `name` was made with other settings, with these settings in settings.json."""
     settings = json.loads(json.dumps(settings))  # as they will be read back: tuples are lists
     for folder in (parent / name, parent / f"{name}-{digest(settings)}"):
+        with suppress(OSError):
+            folder.rmdir()  # an empty one: of a run that was killed just then
         try:
             folder.mkdir(parents=True)  # fails if it is there: of two processes at once one gets the name
             save_kept(folder / "settings.json", {"settings": settings})
@@ -983,7 +989,12 @@ def stage_folder(parent: Path, name: str, settings: dict) -> Path:
 def read_settings(folder: Path) -> dict:
     """settings.json of a stage: {"settings": ...}, with "made_with" once the stage is finished; {} if there is none."""
     file = folder / "settings.json"
-    return load_kept(file, "delete its folder, and it is made again") if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    with suppress(ValueError, TypeError):  # what is no JSON is damaged
+        if "digest" not in json.loads(file.read_text()):
+            return {}  # somebody else's, or of a version without checksums
+    return load_kept(file, "delete its folder, and it is made again")
 
 
 def save_kept(path: Path, content: dict):
@@ -1044,8 +1055,9 @@ def write_atomically(path: Path, write):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{path.name}.????????"):
-            if time.time() - left.stat().st_mtime > 600:  # of a writer that was killed
-                left.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another writer may be done with it just now
+                if time.time() - left.stat().st_mtime > 600:  # of a writer that was killed
+                    left.unlink()
         write(beside)
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
@@ -1108,11 +1120,10 @@ def load_tensors(path, what):
     torch.serialization.add_safe_globals([argparse.Namespace])
     if not Path(path).is_file():
         raise UserError(f"{what}: there is no file {path}")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{what}: {path} may not be read")
     try:
-        with open(path, "rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{what} {path} cannot be read: {one_line(error)}") from None
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the reader fail in many ways; each means the same to the user
         raise UserError(
             f"{what}: {path} is not a whole torch file of plain tensors ({type(error).__name__}): truncated, damaged, "

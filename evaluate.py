@@ -21,7 +21,7 @@ IOR and HLR as DD-Ranking (arXiv 2505.13300) defines them. Written: evaluate.jso
 import math
 import os
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -289,13 +289,12 @@ def train_cell(data: Dataset, teacher: Teacher | None, cell: Cell, training: Tra
 
 
 def train_from_pool(data: Dataset, teacher: Teacher | None, cell: Cell, training: Training) -> dict:
-    """By lpqld.py's protocol; a baseline's labels are made as those of the pool were."""
+    """By lpqld.py's protocol for the data set; a baseline's labels are made as those of the pool were."""
     distilled, pool = cell.set.distilled, training.pool
-    labels = {name: getattr(pool.protocol, name) for name in lpqld.LABEL_SETTINGS}
-    protocol = lpqld.protocol_for(data, len(distilled.images), **labels)
-    if len(distilled.images) != len(pool.images) or distilled.info["digest"] != pool.info["settings"]["images (hash)"]:
+    protocol = lpqld.protocol_of_pool(lpqld.protocol_for(data, len(distilled.images)), pool)
+    if distilled.info["digest"] != pool.info["settings"]["images (hash)"]:
         pool = lpqld.label_pool(data, teacher, distilled, protocol, training.seeds[0])
-    protocol = replace(protocol, epochs=training.epochs or pool.protocol.epochs)
+    protocol = lpqld.protocol_of_pool(protocol, pool, training.epochs)
     return lpqld.train_students(data, distilled, pool, protocol, cell.arch, training.seeds)
 
 

@@ -1,15 +1,12 @@
 """GIFT: Unlocking Full Potential of Labels in Distilled Dataset at Near-zero Cost (arXiv 2405.14736, ICLR 2025).
 
     python gift.py                                                # embedded data set, CPU, a few minutes
-    python gift.py --dataset cifar100 --ipc 10                    # the paper's setting
+    python gift.py --dataset cifar100 --ipc 10                    # the paper's setting; --teacher FILE: its teacher
     python gift.py --dataset cifar100 --images path/to/any/distilled/set --loss kl --optimizer sgd
 
 GIFT makes no images. It takes any distilled set and changes the loss that trains the student: soft labels (the
 teacher's logits on the augmented image) are refined with the smoothed hard label, and the student's logits are pulled
 towards them by cosine similarity. "Released code" below is LINs-lab/GIFT.
-
-Measured (embedded data, RDED's 100 images, 3 students, CPU, torch 2.15; experiments/README.md): GIFT 78.5 ± 0.9 with
-AdamW and 74.0 ± 1.3 with SGD, KL 77.0 ± 0.9 and 52.6 ± 0.3; on random real images GIFT 82.4 ± 0.3 and 78.5 ± 0.3.
 """
 
 import math
@@ -57,7 +54,11 @@ def cosine_loss(student_logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def gift_loss(student_logits, teacher_logits, labels, gamma: float = 0.1, alpha: float = 0.1) -> Tensor:
-    """GIFT: 1 - mean cos(z_S, refined label), on the student's raw logits. Source: released losses_benchmark.py."""
+    """GIFT: 1 - mean cos(z_S, refined label), a scalar.
+
+    student_logits, teacher_logits [B, C], raw (no softmax), the teacher's without gradient; labels int64 [B].
+    Source: released losses_benchmark.py.
+    """
     return cosine_loss(student_logits, refine_labels(teacher_logits, labels, gamma, alpha))
 
 
@@ -112,7 +113,7 @@ def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
     kind = int(3 * stream.random_sample())  # the one draw per batch
     flip, brightness, saturation, contrast, a, b, row, column = stream.random_sample((batch_size, 8)).T
     one, zero = np.ones(batch_size), np.zeros(batch_size)
-    if kind == 0:
+    if kind == 0:  # a moves the picture down, b to the right
         matrix = [one, zero, shift_draws(b, side), zero, one, shift_draws(a, side)]
     elif kind == 1:
         matrix = [scale_draws(a), zero, zero, zero, scale_draws(b), zero]
@@ -157,7 +158,7 @@ def tile_boxes(count: int, side: int, factor: int, *seed: int) -> Tensor:
     """RDED's mosaics: with probability 1 - 1 / factor^2 an image shows one of its factor^2 tiles at the full side.
 
     Crop boxes [count, 4] (top, left, height, width). Released: before normalisation, here after it, which is the same,
-    as both are linear.
+    as the weights of the resize sum to 1.
     """
     u = common.random_stream(*seed).random_sample((count, 3))
     tile = side // factor
@@ -171,7 +172,8 @@ def tile_boxes(count: int, side: int, factor: int, *seed: int) -> Tensor:
 
 OPTIMIZERS = {
     "adamw": partial(torch.optim.AdamW, weight_decay=1e-4),  # released; decays all weights
-    "adam": torch.optim.Adam,  # adam and sgd are ours: the release has no settings
+    # Ours: the release has no settings. The same authors' CIM has, commented out, this SGD with a rate of 0.01.
+    "adam": torch.optim.Adam,
     "sgd": partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4),
 }
 

@@ -35,20 +35,20 @@ from synthesize import Distilled
 def pool_size(count: int, batch_size: int, epochs: int, prune: float) -> int:
     """Label batches in the pool: round(E * floor(N / B) * (1 - p)), N images in batches of B over E epochs.
 
-    The last partial batch of a pass over the images is dropped, with p = 0 too (ours; released: with p > 0).
-    The released generate script makes a few less at p = 0.9 (2310 for 2340), and more at 0.95: see AUDIT.md.
+    The last partial batch of a pass over the images is dropped, with p = 0 too (ours; released: with p > 0). The
+    released script does not make exactly that many: AUDIT.md.
     """
     return round(epochs * (count // batch_size) * (1 - prune))
 
 
-def draw_label_batches(batches: int, per_epoch: int, epoch: int, epochs: int, prune: float, seed: int) -> list[int]:
-    """The label batches of an epoch (from 0): per_epoch of the pool, at random, without replacement.
+def draw_label_batches(in_pool: int, per_epoch: int, epoch: int, epochs: int, prune: float, seed: int) -> list[int]:
+    """Numbers of an epoch's label batches, epochs from 0: per_epoch of the pool, at random, without replacement.
 
-    A pool that holds labels for each epoch (p = 0) is gone through in order.
+    A pool that holds labels for each epoch (p = 0) is gone through in order, as LPLD's scripts do.
     """
-    if prune == 0 and batches >= per_epoch * epochs:
+    if prune == 0 and in_pool >= per_epoch * epochs:
         return list(range(per_epoch * epoch, per_epoch * (epoch + 1)))
-    return common.random_stream(seed, common.ORDER, epoch).permutation(batches)[:per_epoch].tolist()
+    return common.random_stream(seed, common.ORDER, epoch).permutation(in_pool)[:per_epoch].tolist()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -58,10 +58,10 @@ def draw_label_batches(batches: int, per_epoch: int, epoch: int, epochs: int, pr
 def quantize_labels(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """MR-k: the k largest logits of each row and their classes, largest first: (float16 [B, k], int64 [B, k]).
 
-    logits [B, C] are the teacher's before the softmax. RuntimeError if k > C.
+    logits [B, C], or [..., C], are the teacher's before the softmax. RuntimeError if k > C.
     Source: released generate_soft_label_pruning_batch.py.
     """
-    values, classes = logits.topk(k, dim=1)
+    values, classes = logits.topk(k, dim=-1)
     return values.half(), classes
 
 
@@ -70,35 +70,42 @@ def soft_targets(values: Tensor, classes: Tensor, num_classes: int, temperature:
 
     values, classes [B, k] as quantize_labels gives them. Source: released train_FKD_LPQLD.py, "MR".
     """
-    kept = F.softmax(values.float() / temperature, dim=1)
-    return torch.zeros(len(values), num_classes, device=values.device).scatter_(1, classes.long(), kept)
+    kept = F.softmax(values.float() / temperature, dim=-1)
+    targets = torch.zeros(*values.shape[:-1], num_classes, device=values.device)
+    return targets.scatter_(-1, classes.long(), kept)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # DKR: dynamic knowledge reuse. The kept logits are softened anew in each epoch
 
 
-def reuse_temperature(epoch, initial: float = 20.0, gamma: float = 0.7, step=30, minimum: float = 2.0) -> float:
+INITIAL = 20.0  # T_0, released scripts
+
+
+def reuse_temperature(epoch, initial: float = INITIAL, gamma: float = 0.7, step=30, minimum: float = 2.0) -> float:
     """DKR, step schedule: T(e) = max(T_0 * gamma^floor(e / s), T_min), epochs e from 1.
 
-    Over 300 epochs: 20 for epochs 1 to 29, 14 for 30 to 59, ..., 2 from 210 on. Source: released train_FKD_LPQLD.py,
-    the values from its scripts.
+    Over 300 epochs: 20 for epochs 1 to 29, 14 for 30 to 59, ..., 2 from 210 on; for E epochs take step = E // 10.
+    Source: released train_FKD_LPQLD.py, the values from its scripts.
     """
     return max(initial * gamma ** (epoch // step), minimum)
 
 
-def cosine_reuse_temperature(epoch, epochs, initial: float = 20.0, minimum: float = 2.0) -> float:
-    """DKR, cosine schedule: T(e) = T_min + (T_0 - T_min) / 2 * (1 + cos(pi * e / E)), epochs e from 1."""
+def cosine_reuse_temperature(epoch, epochs, initial: float = INITIAL, minimum: float = 2.0) -> float:
+    """DKR, cosine schedule: T(e) = T_min + (T_0 - T_min) / 2 * (1 + cos(pi * e / E)), epochs e from 1.
+
+    T_min = 2 is ours; no released script uses this schedule, and its option has 1.
+    """
     return minimum + (initial - minimum) / 2 * (1 + math.cos(math.pi * epoch / epochs))
 
 
 def label_temperature(epoch: int, epochs: int, reuse: str) -> float:
-    """T(e), epochs from 1; T_0 without DKR. The step of 30 is a tenth of 300 epochs, and of others too (ours)."""
+    """T(e), epochs from 1; T_0 without DKR. The step is E / 10: 30 of 300 as released, for other E ours."""
     if reuse == "cosine":
         return cosine_reuse_temperature(epoch, epochs)
     if reuse == "step":
-        return reuse_temperature(epoch, step=max(1, 30 * epochs // 300))
-    return 20.0
+        return reuse_temperature(epoch, step=max(1, epochs // 10))
+    return INITIAL
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -116,11 +123,12 @@ def alignment_loss(student_logits: Tensor, targets: Tensor, student_temperature:
 def calibrate_temperature(student_logits: Tensor, targets: Tensor) -> float:
     """CA: the student's temperature, argmin over tau in 0.01, 0.02, ..., 1.00 of KL(targets || softmax(z_S / tau)).
 
-    student_logits, targets [B, C] of an epoch's last batch, rows of targets sum to 1; the smallest tau on ties. It
-    serves the next epoch; in the first tau is 1.
-    The KL divergence differs by a constant from the cross-entropy taken here. Source: released train_FKD_LPQLD.py,
-    where the option is documented as a ratio to the teacher's temperature and used as the temperature, as here.
+    student_logits, targets [B, C], rows of targets sum to 1; the smallest tau on ties. Released: of an epoch's last
+    batch, the logits as computed in its training step; it serves the next epoch, and in the first tau is 1.
+    Source: released train_FKD_LPQLD.py, where the option is documented as a ratio to the teacher's temperature and used
+    as the temperature, as here.
     """
+    # The cross-entropy: it differs from the KL divergence by the targets' entropy, which does not depend on tau.
     tau = torch.arange(1, 101, device=student_logits.device, dtype=torch.float32) / 100
     scaled = student_logits.float()[None] / tau[:, None, None]  # [100, B, C]
     cross_entropy = (scaled.logsumexp(2) - (scaled * targets).sum(2)).mean(1)
@@ -133,7 +141,8 @@ def calibrate_temperature(student_logits: Tensor, targets: Tensor) -> float:
 
 @dataclass
 class Protocol:
-    """How labels are made and a student is trained; the values are those of ImageNet-1K (released LPQLD_in1k yaml)."""
+    """How labels are made and a student is trained. The values are those of ImageNet-1K: batch, epochs and views from
+    LPQLD_in1k's yaml, p, k, DKR and CA from lpqld_in1k.sh, rate and decay from train_FKD_LPQLD.py's defaults."""
 
     # labels
     epochs: int = 300  # of the student; the pruning counts from them
@@ -146,22 +155,24 @@ class Protocol:
     reuse: str = "step"  # DKR: step, cosine, none
     calibrate: bool = True  # CA
     smoothing: float = 0.0  # acts as a temperature of T / (1 - smoothing), see train_student
-    squared: bool = False  # the loss times the student's temperature squared
+    squared: bool = False  # the loss times the square of the student's temperature, see train_student
     optimizer: str = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.01  # on weights of more than one dimension only
-    warmup: int = 0  # epochs, linear from 0.01 of the learning rate
+    warmup: int = 0  # epochs, linear from 0.01 of the rate
 
 
+LABEL_SETTINGS = ("epochs", "batch_size", "prune", "top_k", "mix", "flip")  # what a pool of labels rests on
 PROTOCOLS = {
     "imagenet-1k": Protocol(),
-    # released LPQLD_in21k yaml and script; p 0.95 with MR-200 is its "x400"
+    # Released LPQLD_in21k yaml and script: p 0.95 and MR-200, the "x400" of its README.
     "imagenet-21k": Protocol(
         batch_size=32, prune=0.95, top_k=200, mix="cutout", flip=False, smoothing=0.2, lr=2e-3
     ),
-    # LPLD's protocol for Tiny-ImageNet, made for P alone (LPLD's own repository, LPLD_tiny_[4k].yaml); k is ours. The
-    # factor T^2 = 400 on the loss is too much for the sharper targets of Q; with CA the factor is tau^2, at most 1
-    # (ours). There each epoch draws with replacement, here without.
+    # LPLD's own, LPLD_tiny_[4k].yaml. It was made for P alone: p, k, DKR and CA are ours here. LPLD's "x40" is
+    # --prune 0.975 --top-k 200 --reuse none --no-calibration --colours tiny. With Q but without CA the factor T^2 = 400
+    # is too much for the sharper targets: --protocol imagenet-1k serves better. There each epoch draws its label
+    # batches with replacement, here without.
     "tinyimagenet": Protocol(
         epochs=100, batch_size=64, top_k=20, mix="none", squared=True,
         optimizer="sgd", lr=0.2, weight_decay=1e-4, warmup=5,
@@ -182,25 +193,23 @@ def protocol_for(data: Dataset, count: int, like=None, **given) -> Protocol:
     protocol = replace(protocol, **given)
     if "batch_size" not in given:
         protocol.batch_size = min(protocol.batch_size or max(10, min(128, count // 5)), count)
-    released_fits = protocol.top_k and protocol.top_k < data.num_classes
-    if "top_k" not in given and not released_fits:
+    fits = protocol.top_k and protocol.top_k < data.num_classes
+    if "top_k" not in given and not fits:  # none is released, or it is not below C
         protocol.top_k = min(max(3, data.num_classes // 20), data.num_classes)
     return protocol
 
 
 def check_protocol(protocol: Protocol, count: int, data: Dataset):
     """Whether such a pool can be had and trained from; before a teacher is trained for it."""
-    size, per_epoch = protocol.batch_size, count // max(1, protocol.batch_size)
+    size = protocol.batch_size
     if protocol.top_k > data.num_classes:
         raise UserError(f"--top-k {protocol.top_k}: {data.name} has {data.num_classes} classes")
     if not 2 <= size <= count:
         raise UserError(f"--batch-size {size}: from 2 (BatchNorm) to the {count} images there are")
-    batches = pool_size(count, size, protocol.epochs, protocol.prune)
-    if batches < per_epoch:
-        raise UserError(
-            f"--prune {protocol.prune} of {protocol.epochs} epochs leaves {batches} label batches of "
-            f"{size}, and one epoch takes {per_epoch}"
-        )
+    in_pool = pool_size(count, size, protocol.epochs, protocol.prune)
+    if in_pool < count // size:
+        left = f"leaves {in_pool} label batches of {size}, and one epoch takes {count // size}"
+        raise UserError(f"--prune {protocol.prune} of {protocol.epochs} epochs {left}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -208,23 +217,23 @@ def check_protocol(protocol: Protocol, count: int, data: Dataset):
 
 
 def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, scale=CROP_SCALE) -> Tensor:
-    """One label batch's views as whole numbers: int16 [B, 12].
+    """One label batch's views as whole numbers: int16 [B, 12], in these columns:
 
-    Columns: crop (top, left, height, width); flip; hole (top, left, bottom, right); what fills the hole: the number of
-    another image of the batch (CutMix), or a colour (cutout). CutMix: lambda ~ Beta(1, 1), one hole for the batch, of
-    side 2 * (int(S * sqrt(1 - lambda)) // 2), its centre uniform, clipped. Cutout: half the side, one for each image;
-    ImageNet-21K has it in place of CutMix, and no flip. Crop: area 0.08 to 1, ratio 3/4 to 4/3.
+    crop (top, left, height, width): area 0.08 to 1, ratio 3/4 to 4/3; flip (0 or 1);
+    hole (top, left, bottom, right). CutMix: lambda ~ Beta(1, 1), one hole for the batch, of side
+    2 * (int(S * sqrt(1 - lambda)) // 2), its centre uniform, clipped. Cutout: half the side, one for each image;
+    what fills the hole (3): the number of another image of the batch (CutMix), or a colour (cutout).
     Source: released utils_fkd.py. It stores the boxes, crops rounded to float16: its views cannot be redrawn exactly.
     """
     stream = common.random_stream(*seed)
-    u = stream.random_sample((batch_size, 41))
+    u = stream.random_sample((batch_size, 41))  # ten tries of a crop, and the flip
     boxes = common.crop_boxes(u[:, :40].reshape(batch_size, 10, 4), side, side, scale)
     mirror = (u[:, 40:] < 0.5) & flip
     hole = np.zeros((batch_size, 4))
     fill = np.zeros((batch_size, 3))
     if mix == "cutmix":
-        share, *centre = stream.random_sample(3)  # Beta(1, 1) is uniform
-        reach = int(side * math.sqrt(1 - share)) // 2
+        lam, *centre = stream.random_sample(3)  # Beta(1, 1) is uniform
+        reach = int(side * math.sqrt(1 - lam)) // 2
         centre = np.floor(np.array(centre) * side)
         hole = np.tile(np.concatenate([centre - reach, centre + reach]), (batch_size, 1))
         fill[:, 0] = stream.permutation(batch_size)
@@ -238,9 +247,9 @@ def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, sca
 
 
 def label_view(images: Tensor, draws: Tensor, mix: str, colours) -> Tensor:
-    """Views [N, 3, S, S], normalised, of images (uint8, or floats in [0, 1]) of whole batches, as drawn [n, B, 12].
+    """Views [n * B, 3, S, S], normalised, of images [n * B, 3, S, S] (uint8, or floats in [0, 1]), of n label batches.
 
-    Crops interpolate the normalised floats; released: bytes.
+    draws [n, B, 12] as of view_draws. Crops interpolate the normalised floats; released: bytes.
     """
     batches, size = draws.shape[:2]
     side = images.shape[-1]
@@ -260,29 +269,24 @@ def label_view(images: Tensor, draws: Tensor, mix: str, colours) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def draw_views(batches: int, count: int, protocol: Protocol, side: int, seed: int) -> tuple[Tensor, Tensor]:
+def draw_views(in_pool: int, count: int, protocol: Protocol, side: int, seed: int) -> tuple[Tensor, Tensor]:
     """The image of every label of a pool, int32 [n, B], and its view, int16 [n, B, 12], from the pool's seed."""
     size = protocol.batch_size
     per_pass = count // size
     passes = []
-    for number in range(-(-batches // per_pass)):  # each pass over the images in an order of its own
+    for number in range(-(-in_pool // per_pass)):  # each pass over the images in an order of its own
         order = common.random_stream(seed, common.LABELS, common.ORDER, number).permutation(count)
         passes.append(order[: per_pass * size].reshape(per_pass, size))
-    order = torch.from_numpy(np.concatenate(passes)[:batches]).int()
-    draws = torch.empty(batches, size, 12, dtype=torch.int16)
-    for number in common.progress_bar(range(batches), "drawing views", batches):
+    order = torch.from_numpy(np.concatenate(passes)[:in_pool]).int()
+    draws = torch.empty(in_pool, size, 12, dtype=torch.int16)
+    for number in common.progress_bar(range(in_pool), "drawing views", in_pool):
         stream = (seed, common.LABELS, common.VIEW, number)
         draws[number] = view_draws(size, side, protocol.mix, protocol.flip, *stream)
     return order, draws
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The label pool: n label batches of B labels, one file
-
-
-FORMAT = "lpqld label pool 2"
-LABEL_SETTINGS = ("epochs", "batch_size", "prune", "top_k", "mix", "flip")  # of a Protocol
-LABELS_PER_PIECE = 2**14  # what a run that was killed does not make again
+# The label pool: what a student is trained from
 
 
 @contextmanager
@@ -298,8 +302,8 @@ def written_once():
 
 
 class LabelPool(NamedTuple):
-    protocol: Protocol  # of its labels
-    values: Tensor | None  # float16 [n, B, k], on the device
+    made: Protocol  # how its labels were made: LABEL_SETTINGS of it
+    values: Tensor | None  # float16 [n, B, k], on the device; None while they are being made
     classes: Tensor | None  # integers [n, B, k]; None where all logits are kept, in the order of the classes
     order: Tensor  # int32 [n, B]: the image of each label
     draws: Tensor  # int16 [n, B, 12]: its view
@@ -309,21 +313,21 @@ class LabelPool(NamedTuple):
 
     @property
     def per_epoch(self) -> int:
-        return len(self.images) // self.protocol.batch_size
+        return len(self.images) // self.made.batch_size
 
     def together(self, numbers) -> list[list[int]]:
-        size, side = self.protocol.batch_size, self.data.image_size
+        size, side = self.made.batch_size, self.images.shape[-1]
         return common.steps_together(numbers, size, side, self.images.device)
 
     def view(self, numbers) -> Tensor:
         """The views of label batches, one batch after the other, [len(numbers) * B, 3, S, S]."""
         images = self.images[self.order[numbers].flatten()]
-        return label_view(images, self.draws[numbers], self.protocol.mix, self.data.colours)
+        return label_view(images, self.draws[numbers], self.made.mix, self.data.colours)
 
     def targets(self, numbers, temperature: float) -> Tensor:
         """Their labels as probabilities, [len(numbers) * B, C]."""
         values = self.values[numbers].flatten(0, 1)
-        if self.classes is None:
+        if self.classes is None:  # k = C
             return F.softmax(values.float() / temperature, dim=1)
         classes = self.classes[numbers].flatten(0, 1)
         with written_once():
@@ -331,7 +335,7 @@ class LabelPool(NamedTuple):
 
     def batches(self, numbers: list[int], temperature: float):
         """(views, targets) of each label batch."""
-        size = self.protocol.batch_size
+        size = self.made.batch_size
         for some in self.together(numbers):
             index = common.send(torch.tensor(some), self.images.device)
             views = self.view(index)
@@ -341,6 +345,116 @@ class LabelPool(NamedTuple):
     def sketch(self) -> Tensor:
         """Fingerprint of a redrawn view: the last label batch, two images of it, averaged over 4 x 4 fields."""
         return F.adaptive_avg_pool2d(self.view([len(self.order) - 1])[:2], 4).cpu()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+def learning_rate_factor(epoch: int, epochs: int, warmup: int = 0) -> float:
+    """Half a cosine, stepped after each epoch, epochs from 0; before it `warmup` epochs, linear from 0.01 of the rate.
+
+    Source: released train_FKD_LPQLD.py.
+    """
+    if epoch < warmup:
+        return 0.01 + 0.99 * epoch / warmup
+    return (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup))) / 2
+
+
+def make_optimizer(student: nn.Module, optimizer: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9; weight decay on weights with more than one dimension (released utils.py)."""
+    decayed, free = [], []
+    for name, weight in student.named_parameters():
+        group = decayed if "weight" in name and weight.dim() > 1 else free
+        group.append(weight)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0}]
+    more = common.fused(next(student.parameters()).device)
+    if optimizer == "sgd":
+        return torch.optim.SGD(groups, lr, momentum=0.9, **more)
+    return torch.optim.AdamW(groups, lr, **more)
+
+
+def training_step(student, optimizer, images: Tensor, targets: Tensor, student_temperature: float, factor: float = 1.0):
+    """One step on views [B, 3, S, S] and targets [B, C] of a label batch: (loss, student's logits before the step).
+
+    The loss is fp32, whatever --precision is.
+    """
+    with common.autocast(images.device):
+        logits = student(images)
+    logits = logits.float()
+    loss = factor * alignment_loss(logits, targets, student_temperature)
+    common.descend(optimizer, loss)
+    return loss.detach(), logits.detach()
+
+
+def train_student(data: Dataset, pool: LabelPool, protocol: Protocol, arch: str, seed: int, progress: Path) -> dict:
+    """Train one student from the pool alone, and score it after the last epoch: top1, top5, temperatures, seconds.
+
+    Epochs count from 0. DKR's e is epoch + 1, while the learning rate goes by the epoch itself, both as released.
+    """
+    student = common.new_student(data, arch, seed)
+    optimizer = make_optimizer(student, protocol.optimizer, protocol.lr, protocol.weight_decay)
+    epochs, in_pool = protocol.epochs, len(pool.values)
+    log = {"tau": 1.0, "history": []}
+    title = f"student, seed {seed}"
+    for epoch in common.Resumable(progress, epochs, title, log, student=student, optimizer=optimizer):
+        student.train()
+        common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
+        common.set_rate(optimizer, protocol.lr * learning_rate_factor(epoch, epochs, protocol.warmup))
+
+        # P: few label batches, again and again
+        numbers = draw_label_batches(in_pool, pool.per_epoch, epoch, epochs, pool.made.prune, seed)
+        # DKR: the labels' temperature falls
+        temperature = label_temperature(epoch + 1, epochs, protocol.reuse)
+        # CA: the student has a temperature of its own
+        tau = log["tau"] if protocol.calibrate else temperature
+        # LPLD's loss on Tiny-ImageNet is times T^2. With CA that is tau^2 here (ours; released: T(e)^2, on a loss that
+        # is NaN)
+        factor = tau**2 if protocol.squared else 1.0
+        # ImageNet-21K's "label smoothing" mixes a constant into the logits: a shift, which softmax ignores, and a
+        # factor 1 - smoothing, which is a temperature
+        softened = temperature / (1 - protocol.smoothing)
+        # Q: the softmax over the k kept logits
+        for images, targets in pool.batches(numbers, softened):
+            log["loss"], logits = training_step(student, optimizer, images, targets, tau, factor)
+        if protocol.calibrate:
+            log["tau"] = calibrate_temperature(logits, targets)
+        log["T"] = temperature
+        log["history"].append((round(temperature, 4), round(tau, 4)))
+    top1, top5 = common.accuracy(student, data.test, data.colours)
+    history = {"teacher_and_student_temperatures": log["history"]}
+    return {"seed": seed, "top1": top1, "top5": top5, **history, "seconds": log["seconds"]}
+
+
+def train_students(data: Dataset, distilled: Distilled, pool: LabelPool, protocol: Protocol, arch: str, seeds) -> dict:
+    """Students from this pool, one for each seed: their results, kept in a folder of their own; their labels' bytes."""
+    made = pool.made
+    settings = {
+        "stage": "lpqld", "data": data.describe(), "images": distilled.info["digest"], "ipc": distilled.info["ipc"],
+        "labels": pool.info["digest"], "arch": arch, "width": data.default_width,
+        "precision": common.precision_on(data.device), **asdict(protocol),
+    }  # fmt: skip
+    ways = f"p{made.prune:g}-k{made.top_k}-{protocol.reuse}" + "-ca" * protocol.calibrate
+    full = len(distilled.images) * made.epochs * data.num_classes * 2
+    sizes = {
+        "label_bytes": pool.info["bytes"],
+        "full_label_bytes": full,
+        "times_smaller": full / pool.info["bytes"],
+    }
+
+    def train(seed, progress):
+        return train_student(data, pool, protocol, arch, seed, progress)
+
+    name = f"lpqld-{distilled.name}-{arch}-{ways}"
+    beside = {**sizes, "labels": pool.info, "images": distilled.info}
+    return common.run_students(data, name, settings, seeds, train, **beside)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The pool's file
+
+FORMAT = "lpqld label pool 2"
+LABELS_PER_PIECE = 2**14  # what a run that was killed does not make again
 
 
 def pool_settings(protocol: Protocol, data: Dataset, distilled: Distilled, teacher_digest, seed: int) -> dict:
@@ -362,25 +476,30 @@ def pool_settings(protocol: Protocol, data: Dataset, distilled: Distilled, teach
 
 
 @torch.no_grad()
-def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, settings: dict, path: Path):
+def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, seed: int, path: Path):
     """Label every view of the pool, and write it. The teacher sees the mixed view; labels are never mixed.
+
+    Of data it takes name, class_names, num_classes, image_size, colours and device; of distilled images and
+    info["digest"]; of teacher the model, in eval mode, and info["digest"]: any objects that have these will do.
 
     On CUDA the teacher runs in fp32 (its convolutions in TF32, torch's default), not in bf16, which has fewer digits
     than the fp16 that is stored. Finished pieces of the pool are kept beside it until it is written.
     """
-    count, size = len(distilled.images), protocol.batch_size
-    batches = pool_size(count, size, protocol.epochs, protocol.prune)
-    drawn = draw_views(batches, count, protocol, data.image_size, settings["seed"])
+    count, size, side = len(distilled.images), protocol.batch_size, distilled.images.shape[-1]
+    check_protocol(protocol, count, data)
+    in_pool = pool_size(count, size, protocol.epochs, protocol.prune)
+    drawn = draw_views(in_pool, count, protocol, side, seed)
     order, draws = (x.to(data.device) for x in drawn)
     views = LabelPool(protocol, None, None, order, draws, data, distilled.images, {})  # no labels yet
 
-    pieces = torch.arange(batches).split(max(1, LABELS_PER_PIECE // size))
+    pieces = torch.arange(in_pool).split(max(1, LABELS_PER_PIECE // size))
     files = [path.with_name(f"{path.stem}-{piece[0]}-{piece[-1]}.pt") for piece in pieces]
     for piece, file in zip(common.progress_bar(pieces, "labels", len(pieces)), files, strict=True):
         if not file.exists():
             common.save_kept(file, label_piece(views, teacher.model, piece.tolist()))
     made = [common.load_kept(file) for file in files]
     values = torch.cat([piece["values"] for piece in made])
+    settings = pool_settings(protocol, data, distilled, teacher.info["digest"], seed)
     content = {"settings": settings, "values": values, "sketch": views.sketch()}
     if protocol.top_k < data.num_classes:
         classes = torch.cat([piece["classes"] for piece in made])
@@ -392,10 +511,12 @@ def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: P
 
 def label_piece(views: LabelPool, teacher: nn.Module, numbers: list[int]) -> dict:
     """The labels of some label batches: values [n, B, k], and, unless all are kept, classes [n, B, k]; on the CPU."""
-    size, k, num_classes = views.protocol.batch_size, views.protocol.top_k, views.data.num_classes
+    size, k, num_classes = views.made.batch_size, views.made.top_k, views.data.num_classes
     values, classes = [], []
     for some in views.together(numbers):
         logits = teacher(views.view(some))
+        if teacher.training or logits.shape[1:] != (num_classes,):
+            raise UserError(f"a teacher in eval mode, with {num_classes} classes, makes labels: not {logits.shape[1:]}")
         if k == num_classes:
             values.append(logits.half())
         else:
@@ -425,22 +546,29 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
         )
     if not common.is_whole(kept):
         raise UserError(f"label pool {path} has been altered: its content does not match its checksum")
-    protocol = Protocol(**{name: settings[name] for name in LABEL_SETTINGS})
+    made = Protocol(**{name: settings[name] for name in LABEL_SETTINGS})
     teacher_digest = teacher.info["digest"] if teacher else settings["teacher (hash)"]
-    ours = pool_settings(protocol, data, distilled, teacher_digest, settings["seed"])
+    ours = pool_settings(made, data, distilled, teacher_digest, settings["seed"])
     for name, value in ours.items():
         if settings[name] != value:
             raise UserError(f"label pool {path} is for another {name}: {settings[name]}, here {value}")
     values, classes = kept["values"].to(data.device), None
-    if protocol.top_k < data.num_classes:
+    if made.top_k < data.num_classes:
         classes = unpack_classes(kept["classes"], kept["values"].shape, data.num_classes).to(data.device)
-    drawn = draw_views(len(values), len(distilled.images), protocol, data.image_size, settings["seed"])
+    drawn = draw_views(len(values), len(distilled.images), made, distilled.images.shape[-1], settings["seed"])
     order, draws = (x.to(data.device) for x in drawn)
     info = {"file": str(path), "bytes": path.stat().st_size, "digest": kept["digest"], "settings": settings}
-    pool = LabelPool(protocol, values, classes, order, draws, data, distilled.images, info)
+    pool = LabelPool(made, values, classes, order, draws, data, distilled.images, info)
     if not torch.allclose(pool.sketch(), kept["sketch"], atol=1e-2):
         raise UserError(f"label pool {path}: its views, redrawn here, are not those that were labelled")
     return pool
+
+
+def protocol_of_pool(protocol: Protocol, pool: LabelPool, epochs=None) -> Protocol:
+    """For a student of a stored pool: the protocol, with the pool's settings for its labels."""
+    labels = {name: getattr(pool.made, name) for name in LABEL_SETTINGS}
+    labels["epochs"] = epochs or pool.made.epochs
+    return replace(protocol, **labels)
 
 
 def label_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, seed: int) -> LabelPool:
@@ -448,7 +576,7 @@ def label_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: 
     settings = pool_settings(protocol, data, distilled, teacher.info["digest"], seed)
 
     def make(folder):
-        make_pool(data, teacher, distilled, protocol, settings, folder / "labels.pt")
+        make_pool(data, teacher, distilled, protocol, seed, folder / "labels.pt")
 
     name = f"labels-{distilled.name}-p{protocol.prune:g}-k{protocol.top_k}"
     folder, _ = common.stage(data, name, settings, make, "labels.pt")
@@ -479,97 +607,11 @@ def unpack_classes(planes: Tensor, shape, num_classes: int) -> Tensor:
 
 
 def label_bytes(labels: int, k: int, num_classes: int, bits: int | None = None) -> int:
-    """Bytes of `labels` labels of k fp16 logits and k classes of ceil(log2 C) bits; no classes where k = C."""
+    """Bytes of `labels` labels: k fp16 logits and k classes of `bits` (ceil(log2 C)); no classes where k = C."""
     if k == num_classes:
         return labels * k * 2
     bits = bits or class_bits(num_classes)
     return labels * k * 2 + bits * -(-labels * k // 8)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Training
-
-
-def learning_rate_factor(epoch: int, epochs: int, warmup: int = 0) -> float:
-    """Half a cosine, stepped after each epoch, epochs from 0; before it `warmup` epochs, linear from 0.01. Released."""
-    if epoch < warmup:
-        return 0.01 + 0.99 * epoch / warmup
-    return (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup))) / 2
-
-
-def make_optimizer(student: nn.Module, optimizer: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9; weight decay on weights with more than one dimension (released utils.py)."""
-    decayed, free = [], []
-    for name, weight in student.named_parameters():
-        group = decayed if "weight" in name and weight.dim() > 1 else free
-        group.append(weight)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0}]
-    more = common.fused(next(student.parameters()).device)
-    if optimizer == "sgd":
-        return torch.optim.SGD(groups, lr, momentum=0.9, **more)
-    return torch.optim.AdamW(groups, lr, **more)
-
-
-def training_step(student, optimizer, images: Tensor, targets: Tensor, student_temperature: float, factor: float = 1.0):
-    """One step on the views of a label batch: (loss, student's logits). The loss is fp32 whatever --precision is."""
-    with common.autocast(images.device):
-        logits = student(images)
-    logits = logits.float()
-    loss = factor * alignment_loss(logits, targets, student_temperature)
-    common.descend(optimizer, loss)
-    return loss.detach(), logits.detach()
-
-
-def train_student(data: Dataset, pool: LabelPool, protocol: Protocol, arch: str, seed: int, progress: Path) -> dict:
-    """Train one student from the pool alone; score it after the last epoch."""
-    student = common.new_student(data, arch, seed)
-    optimizer = make_optimizer(student, protocol.optimizer, protocol.lr, protocol.weight_decay)
-    epochs, batches = protocol.epochs, len(pool.values)
-    log = {"tau": 1.0, "history": []}
-    title = f"student, seed {seed}"
-    for epoch in common.Resumable(progress, epochs, title, log, student=student, optimizer=optimizer):
-        student.train()
-        common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
-        common.set_rate(optimizer, protocol.lr * learning_rate_factor(epoch, epochs, protocol.warmup))
-        log["T"] = temperature = label_temperature(epoch + 1, epochs, protocol.reuse)  # DKR: it falls
-        tau = log["tau"] if protocol.calibrate else temperature  # CA: the student's own
-        factor = tau**2 if protocol.squared else 1.0  # with CA ours: the release's loss for Tiny-ImageNet is NaN
-        log["history"].append((round(temperature, 4), round(tau, 4)))
-        # ImageNet-21K's "label smoothing" mixes a constant into the logits: a shift, which softmax ignores, and a
-        # factor 1 - smoothing, which is a temperature
-        softened = temperature / (1 - protocol.smoothing)
-        numbers = draw_label_batches(batches, pool.per_epoch, epoch, epochs, pool.protocol.prune, seed)  # P
-        for images, targets in pool.batches(numbers, softened):  # Q: the softmax of the kept logits
-            log["loss"], logits = training_step(student, optimizer, images, targets, tau, factor)
-        if protocol.calibrate:
-            log["tau"] = calibrate_temperature(logits, targets)
-    top1, top5 = common.accuracy(student, data.test, data.colours)
-    history = {"teacher_and_student_temperatures": log["history"]}
-    return {"seed": seed, "top1": top1, "top5": top5, **history, "seconds": log["seconds"]}
-
-
-def train_students(data: Dataset, distilled: Distilled, pool: LabelPool, protocol: Protocol, arch: str, seeds) -> dict:
-    """Students from this pool, one for each seed: their results, kept in a folder of their own; their labels' bytes."""
-    made = pool.protocol
-    settings = {
-        "stage": "lpqld", "data": data.describe(), "images": distilled.info["digest"], "ipc": distilled.info["ipc"],
-        "labels": pool.info["digest"], "arch": arch, "width": data.default_width,
-        "precision": common.precision_on(data.device), **asdict(protocol),
-    }  # fmt: skip
-    ways = f"p{made.prune:g}-k{made.top_k}-{protocol.reuse}" + "-ca" * protocol.calibrate
-    full = len(distilled.images) * made.epochs * data.num_classes * 2
-    sizes = {
-        "label_bytes": pool.info["bytes"],
-        "full_label_bytes": full,
-        "times_smaller": full / pool.info["bytes"],
-    }
-
-    def train(seed, progress):
-        return train_student(data, pool, protocol, arch, seed, progress)
-
-    name = f"lpqld-{distilled.name}-{arch}-{ways}"
-    beside = {**sizes, "labels": pool.info, "images": distilled.info}
-    return common.run_students(data, name, settings, seeds, train, **beside)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -589,7 +631,8 @@ ABLATION = {  # P pruning, Q quantization, DKR dynamic knowledge reuse, CA calib
 def ablation(
     data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, arch: str, seeds, seed: int
 ) -> dict:
-    """P, Q, DKR and CA switched on one after the other; a row is printed as soon as it is there."""
+    """P, Q, DKR and CA switched on one after the other, then without Q, which says what Q costs; a row is printed as
+    soon as it is there."""
     settings = {
         "stage": "ablation", "data": data.describe(), "images": distilled.info["digest"], "seeds": list(seeds),
         "teacher": teacher.info["digest"], "arch": arch, "width": data.default_width, "protocol": asdict(protocol),
@@ -671,12 +714,12 @@ def main(argv=None) -> dict:
 
     if args.labels:
         pool = load_pool(args.labels, data, distilled, teacher)
-        protocol.epochs = args.epochs or pool.protocol.epochs
+        protocol = protocol_of_pool(protocol, pool, args.epochs)
     else:
         pool = label_pool(data, teacher, distilled, protocol, args.seed)
-    made, batches = pool.protocol, len(pool.values)
+    made = pool.made
     logits = f"{made.top_k} of {data.num_classes} logits each"
-    print(f"labels:   {batches} label batches of {made.batch_size}, {logits}: {pool.info['bytes']:,} bytes in "
+    print(f"labels:   {len(pool.values)} label batches of {made.batch_size}, {logits}: {pool.info['bytes']:,} bytes in "
           f"{pool.info['file']}")  # fmt: skip
     result = train_students(data, distilled, pool, protocol, arch, seeds)
     ways = f"DKR {protocol.reuse}, CA {'on' if protocol.calibrate else 'off'}"

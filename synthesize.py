@@ -380,6 +380,7 @@ def class_statistics(teacher: nn.Module, data: Dataset, progress: Path) -> list[
 
         return take
 
+    # updated in place; from the CPU, or from a run that was stopped
     sums = [torch.zeros(2, data.num_classes, x.num_features, dtype=torch.float64) for x in layers]
     log = {"sums": sums}
     passes = common.Resumable(progress, -(-len(data.train) // SQUEEZE_BATCH), "class statistics", log, unit="batch")
@@ -418,7 +419,8 @@ def squeeze(data: Dataset, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
 def lpld(data: Dataset, teacher: Teacher, statistics, ipc: int, setting: Recovery, seed: int, folder: Path):
     """LPLD's images: a batch holds the images of one class, and is recovered against that class's statistics.
 
-    That is all that parts it from SRe2L. The classes of a chunk are optimised together, as if one after the other.
+    That, and r_bn on Tiny-ImageNet, is all that parts it from SRe2L. The classes of a chunk are optimised together, as
+    if one after the other.
     """
     targets = torch.arange(data.num_classes)[:, None].expand(-1, ipc)
     todo = Groups(targets, statistics, list(range(data.num_classes)))
@@ -565,18 +567,23 @@ def read_data_pt(file: Path) -> tuple[Tensor, Tensor, str | None]:
     And, if the file says so, under "dataset", of which data set: (images, labels, name or None).
     """
     kept = common.load_tensors(file, "--images")
-    images, labels = (kept.get("data"), kept.get("label")) if isinstance(kept, dict) else (None, None)
+    kept = kept if isinstance(kept, dict) else {}
+    images, labels, named = kept.get("data"), kept.get("label"), kept.get("dataset")
     with common.refused(f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each"):
+        images = images.detach()
+        low, high = float(images.min()), float(images.max())
         if images.dim() != 4 or not 0 < len(labels) == len(images) <= labels.numel():
             raise UserError(f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each")
         if images.dtype != torch.uint8:
-            if not images.is_floating_point() or not (images.min() >= 0 and images.max() <= 1):
-                raise UserError(f"--images {file}: pixel values lie outside [0, 1]")
+            if not images.is_floating_point() or not (low >= 0 and high <= 1):
+                raise UserError(f"--images {file}: pixel values are no bytes, and lie outside [0, 1] or are no floats")
             images = images.float()
         labels = labels.flatten(1).argmax(1) if labels.numel() > len(labels) else labels.flatten()
         if not (labels == labels.long()).all() or labels.min() < 0:
             raise UserError(f"--images {file}: a label is no class index")
-        return images.contiguous(), labels.long(), kept.get("dataset")
+        if not isinstance(named, str | None):
+            raise UserError(f"--images {file}: its 'dataset' is no name")
+        return images.contiguous(), labels.long(), named
 
 
 def read_distilled_folder(path: Path, data: Dataset) -> tuple[Tensor, Tensor]:
@@ -628,7 +635,8 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def default_factor(data: Dataset) -> int:
-    """RDED's scripts: 2 x 2 mosaics for ImageNet-1K at 224 px and its subsets at 224 and 128, single crops below."""
+    """RDED's scripts: 2 x 2 mosaics for ImageNet-1K at 224 px and its subsets at 224 and 128, single crops for CIFAR
+    and Tiny-ImageNet; for ImageNet-1K at 64 px too (ours)."""
     return 2 if data.image_size >= 128 else 1
 
 

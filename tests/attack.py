@@ -23,8 +23,7 @@ import traceback
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; and a process that has no threads can be forked
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
@@ -50,7 +49,6 @@ def settle():
     """Small settings, for this process."""
     synthesize.SRE2L["fashion"] = RECOVERY
     lpqld.LABELS_PER_PIECE = 40
-    common.TEACHER_RECIPE["batch_size"] = (8, 64)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
@@ -135,12 +133,40 @@ def judge(status: int, folder: Path, sound: dict | None) -> str:
 
 
 TINY = ["--width", "4", "--device", "cpu"]
-OWN = ["--teacher-epochs", "1"]
-RUNS = {  # under --out
-    "gift": ["gift", "--images", "random", "--ipc", "2", "--epochs", "4", *OWN, *TINY],
-    "lpqld": ["lpqld", "--images", "random", "--ipc", "2", "--epochs", "20", "--prune", "0.5", *OWN, *TINY],
-    "lpld": ["synthesize", "--method", "lpld", "--ipc", "2", *OWN, *TINY],
+ON_RUNS = {  # runs of which every stage lies under --out
+    "gift": "gift --images random --ipc 2 --epochs 4 --teacher-epochs 1 --out {it}",
+    "lpqld": "lpqld --images random --ipc 2 --epochs 20 --prune 0.5 --teacher-epochs 1 --out {it}",
+    "lpld": "synthesize --method lpld --ipc 2 --teacher-epochs 1 --out {it}",
 }
+READERS = {  # what is damaged: the runs that read it; {it} is where it lies, {base} where all that is sound lies
+    "runs": list(ON_RUNS.values()),
+    "teacher.pt": [
+        "gift --teacher {it} --images {base}/theirs --epochs 1",
+        "synthesize --teacher {it} --method lpld --ipc 1",
+    ],
+    "published.pth": ["gift --teacher {it} --images {base}/theirs --epochs 1"],
+    "labels.pt": [
+        "lpqld --labels {it} --images {base}/images --epochs 2",
+        "evaluate --labels {it} --images {base}/images --epochs 1 --repeats 1",
+    ],
+    "data.pt": [
+        "gift --images {it} --teacher {base}/teacher.pt --epochs 1",
+        "lpqld --images {it} --teacher {base}/teacher.pt --epochs 10",
+        "evaluate --images {it} --teacher {base}/teacher.pt --epochs 1 --repeats 1",
+    ],
+    "theirs": [
+        "gift --images {it} --teacher {base}/teacher.pt --epochs 1",
+        "evaluate --images {it} --teacher {base}/teacher.pt --epochs 1 --repeats 1",
+    ],
+    "pets": ["gift --dataset {it} --images random --ipc 2 --epochs 1 --teacher-epochs 20"],
+}
+
+
+def reader(place: str, which: int, base: Path, it: Path, out: Path) -> list[str]:
+    command = [word.format(base=base, it=it) for word in READERS[place][which].split()] + TINY
+    return command if "--out" in command else [*command, "--out", str(out)]
+
+
 KEPT = {  # runs that were killed: the run, the file whose writing ended it, which time
     "teacher": ("gift", "teacher-conv3/progress.pt", 1),
     "student": ("gift", "seed0.progress.pt", 2),
@@ -167,33 +193,47 @@ def die_at(where: str, write: int):
     common.save_kept = save_and_die
 
 
-def make_sound(base: Path):
-    """Everything that is damaged later, and `gift`'s images as somebody else keeps them."""
-    for name, command in RUNS.items():
-        status = wait(begin([*command, "--out", str(base / "runs")], base / "log" / name))
-        assert status == 0, (base / "log" / name / "stderr").read_text()
+def make_sound(base: Path) -> dict:
+    """All that is damaged later; and what each run finds that reads it: {(place, which): figures}."""
+    run_whole(reader("runs", 0, base, base / "runs", base), base / "log" / "gift")
+    run_whole(reader("runs", 1, base, base / "runs", base), base / "log" / "lpqld")
+    run_whole(reader("runs", 2, base, base / "runs", base), base / "log" / "lpld")
+    made = base / "runs" / "fashion"
     for name, (run, where, write) in KEPT.items():
         out = base / "killed" / name
         if name != "teacher":
-            shutil.copytree(base / "runs" / "fashion" / "teacher-conv3", out / "fashion" / "teacher-conv3")
-        command = [*RUNS[run], "--out", str(out)]
-        status = wait(begin(command, base / "log" / f"killed {name}", lambda w=where, n=write: die_at(w, n)))
-        assert status == -signal.SIGKILL, (name, (base / "log" / f"killed {name}" / "stderr").read_text())
-    made = base / "runs" / "fashion"
+            shutil.copytree(made / "teacher-conv3", out / "fashion" / "teacher-conv3")
+        command = reader("runs", list(ON_RUNS).index(run), base, out, out)
+        log = base / "log" / f"killed {name}"
+        status = wait(begin(command, log, lambda where=where, write=write: die_at(where, write)))
+        assert status == -signal.SIGKILL, (log / "stderr").read_text()
     shutil.copy(made / "teacher-conv3" / "teacher.pt", base / "teacher.pt")
     weights = torch.load(base / "teacher.pt", weights_only=True)["model"]
     torch.save({"model": weights, "epoch": 300}, base / "published.pth")
     shutil.copytree(made / "random-ipc2", base / "images")
     shutil.copy(next(made.glob("labels-*/labels.pt")), base / "labels.pt")
     write_numbered(base / "theirs", "new{c:03d}/class{c:03d}_id{i:03d}.png", ipc=2)
-    stream = np.random.RandomState(0)
-    pixels = torch.from_numpy(stream.random_sample((20, 3, 32, 32)).astype(np.float32))
-    (base / "data").mkdir()
-    torch.save({"dataset": "fashion", "data": pixels, "label": torch.arange(20) // 2}, base / "data" / "data.pt")
+    pixels = np.random.RandomState(0).random_sample((20, 3, 32, 32)).astype(np.float32)
+    data = {"dataset": "fashion", "data": torch.from_numpy(pixels), "label": torch.arange(20) // 2}
+    torch.save(data, base / "data.pt")
     for split in ("train", "val"):
         for c, name in enumerate(("ape", "bee", "cat")):
             for i in range(16):
                 picture(base / "pets" / split / name / f"{i}.png", 16, shade=20 + 80 * c + i)
+
+    sound = {}
+    for place, commands in READERS.items():
+        for which in range(len(commands)):
+            folder = base / "sound" / f"{place} {which}"
+            command = reader(place, which, base, base / place, folder / "runs")
+            sound[place, which] = run_whole(command, folder)
+    return sound
+
+
+def run_whole(command, folder: Path, prepare=None) -> dict:
+    status = wait(begin(command, folder, prepare))
+    assert status == 0, (folder / "stderr").read_text()
+    return json.loads((folder / "found").read_text())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -256,7 +296,8 @@ def swap_types(base: Path):
 
     def swap(file: Path, stream) -> str:
         places = [base / "runs", base / "killed", base / "pets"]
-        others = [path for place in places for path in all_files(place) if path.suffix == file.suffix]
+        suffix = file.suffix.replace(".pth", ".pt")
+        others = [path for place in places for path in all_files(place) if path.suffix == suffix]
         other = others[stream.randint(len(others))]
         shutil.copy(other, file)
         return f"{other.relative_to(base)} in its place"
@@ -416,9 +457,9 @@ def other_names(folder: Path, stream) -> str:
 
 ODD_WORDS = [
     "", " ", "0", "-1", "nan", "inf", "-inf", "1e400", "1e-400", "99999999999999999999", "½", "٣", "1_0", "0x10", "1.5",
-    "True", "None", "--", "-", "a b", "/dev/null", "/dev/zero", "/", ".", "..", "~", "~nobody-here/x", "*", "\n", "a" * 300,
-    "a" * 5000, os.fsdecode(b"\xff"), "😀", "%s", "{}", "random", "conv3", "cpu", "fashion", "gift", "/proc/self/mem",
-    "cuda", "meta", "mps:7", "vit_b_16", "rded,sre2l", "random/", "./random",
+    "True", "None", "--", "-", "a b", "/dev/null", "/dev/zero", "/", ".", "..", "~", "~nobody-here/x", "*", "\n",
+    "a" * 300, "a" * 5000, os.fsdecode(b"\xff"), "😀", "%s", "{}", "random", "conv3", "cpu", "fashion", "gift",
+    "/proc/self/mem", "cuda", "meta", "mps:7", "vit_b_16", "rded,sre2l", "random/", "./random",
 ]  # fmt: skip
 ODD_OPTIONS = {
     "gift": ["dataset", "image-size", "colours", "data-root", "ipc", "arch", "teacher-arch", "teacher", "width", "seed",
@@ -430,115 +471,87 @@ ODD_OPTIONS = {
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The attacks: (what is damaged, how): make(base, folder, stream) -> (command, what was done, whether the result may
-# be another)
+# The attacks: make(base, folder, stream) damages a copy in `folder`, and returns a command that reads it, what was done
+# and the key of what the sound input gives (None: another input may give another result)
 
 
-def under_out(damage, killed=False):
+def under_out(damage):
+    """A finished --out, of which half of the time the last stage is to be made anew."""
+
     def make(base: Path, folder: Path, stream):
-        if killed:
-            name = sorted(KEPT)[stream.randint(len(KEPT))]
-            run, where, _ = KEPT[name]
-            shutil.copytree(base / "killed" / name, folder / "runs")
-            (file,) = [path for path in all_files(folder / "runs") if str(path).endswith(where)]
-        else:
-            run = sorted(RUNS)[stream.randint(len(RUNS))]
-            shutil.copytree(base / "runs", folder / "runs")
-            forget(folder / "runs" / "fashion", run, stream)
-            files = files_read_by(run, folder / "runs" / "fashion", damage)
-            file = files[stream.randint(len(files))]
-        done = damage(file, stream)
-        return [*RUNS[run], "--out", str(folder / "runs")], f"{file.relative_to(folder)}: {done}", run
+        which = stream.randint(len(ON_RUNS))
+        shutil.copytree(base / "runs", folder / "runs")
+        made = folder / "runs" / "fashion"
+        last = ("gift-*", "lpqld-*", "lpld-*")[which]
+        if stream.random_sample() < 0.5 or last == "lpld-*":
+            shutil.rmtree(next(made.glob(last)))
+        files = files_read_by(which, made)
+        if damage is other_content:
+            files = [file for file in files if file.suffix != ".png"]
+        file = files[stream.randint(len(files))]
+        command = reader("runs", which, base, folder / "runs", folder)
+        return command, f"{file.relative_to(made)}: {damage(file, stream)}", ("runs", which)
 
     return make
 
 
-def forget(made: Path, run: str, stream):
-    """Half of the time the last stage is deleted, so that it is made anew from those before."""
-    last = {"gift": "gift-*", "lpqld": "lpqld-*", "lpld": "lpld-*"}[run]
-    if stream.random_sample() < 0.5 or run == "lpld":
-        for folder in made.glob(last):
-            shutil.rmtree(folder)
+def files_read_by(which: int, made: Path) -> list[Path]:
+    """As many pictures as other files: there are far more of them."""
+    stages = (("teacher", "random", "gift"), ("teacher", "random", "labels", "lpqld"), ("teacher", "statistics"))
+    files = []
+    for stage in stages[which]:
+        for folder in made.glob(f"{stage}-*"):
+            files += all_files(folder)
+    others = [file for file in files if file.suffix != ".png"]
+    pictures = [file for file in files if file.suffix == ".png"]
+    return others + pictures[: len(others)]
 
 
-def files_read_by(run: str, made: Path, damage) -> list[Path]:
-    stages = {
-        "gift": ("teacher-*", "random-*", "gift-*"),
-        "lpqld": ("teacher-*", "random-*", "labels-*", "lpqld-*"),
-        "lpld": ("teacher-*", "statistics-*"),
-    }[run]
-    files = sorted(file for stage in stages for folder in made.glob(stage) for file in all_files(folder))
-    if damage is other_content:
-        files = [file for file in files if file.suffix != ".png"]
-    # as many of each suffix: there are far more pictures than others
-    few = [file for file in files if file.suffix != ".png"]
-    return few + files[: len(few)]
+def under_killed(damage):
+    """The progress of a run that was killed."""
+
+    def make(base: Path, folder: Path, stream):
+        name = sorted(KEPT)[stream.randint(len(KEPT))]
+        run, where, _ = KEPT[name]
+        which = list(ON_RUNS).index(run)
+        shutil.copytree(base / "killed" / name, folder / "runs")
+        (file,) = [path for path in all_files(folder / "runs") if str(path).endswith(where)]
+        command = reader("runs", which, base, folder / "runs", folder)
+        return command, f"{where}: {damage(file, stream)}", ("runs", which)
+
+    return make
 
 
 def one_file(name: str, damage, may_differ=False):
-    """A file that is named by an option."""
+    """A file that an option names."""
 
     def make(base: Path, folder: Path, stream):
         file = folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(next(base.rglob(name)), file)
+        folder.mkdir()
+        shutil.copy(base / name, file)
         done = damage(file, stream)
-        commands = COMMANDS_FOR[name]
-        which = stream.randint(len(commands))
-        command = [word.format(base=base, it=file) for word in commands[which]]
-        sound = None if may_differ else f"{name} {which}"
-        return [*command, *TINY, "--out", str(folder / "runs")], f"{file.name}: {done}", sound
+        which = stream.randint(len(READERS[name]))
+        return reader(name, which, base, file, folder / "runs"), done, None if may_differ else (name, which)
 
     return make
 
 
-COMMANDS_FOR = {
-    "teacher.pt": [
-        ["gift", "--teacher", "{it}", "--images", "{base}/theirs", "--epochs", "1"],
-        ["synthesize", "--teacher", "{it}", "--method", "lpld", "--ipc", "1"],
-    ],
-    "published.pth": [["gift", "--teacher", "{it}", "--images", "{base}/theirs", "--epochs", "1"]],
-    "labels.pt": [
-        ["lpqld", "--labels", "{it}", "--images", "{base}/images", "--epochs", "2"],
-        ["evaluate", "--labels", "{it}", "--images", "{base}/images", "--epochs", "1", "--repeats", "1"],
-    ],
-    "data.pt": [
-        ["gift", "--images", "{it}", "--teacher", "{base}/teacher.pt", "--epochs", "1"],
-        ["lpqld", "--images", "{it}", "--teacher", "{base}/teacher.pt", "--epochs", "10"],
-        ["evaluate", "--images", "{it}", "--teacher", "{base}/teacher.pt", "--epochs", "1", "--repeats", "1"],
-    ],
-}
-
-
-def one_of_theirs(damage, whole_folder=False):
-    """A distilled set of somebody else's."""
+def one_of_a_folder(name: str, damage, whole_folder=False):
+    """A picture of somebody else's, or their names: of a distilled set, or of a data set."""
 
     def make(base: Path, folder: Path, stream):
-        shutil.copytree(base / "theirs", folder / "theirs")
-        done = damage(folder / "theirs" if whole_folder else some_picture(folder / "theirs", stream), stream)
-        command = ["gift", "--images", str(folder / "theirs"), "--epochs", "1"]
-        if stream.random_sample() < 0.3:
-            command = ["evaluate", "--images", str(folder / "theirs"), "--epochs", "1", "--repeats", "1"]
-        more = ["--teacher", str(base / "teacher.pt"), *TINY, "--out", str(folder / "runs")]
-        return [*command, *more], done, None
+        shutil.copytree(base / name, folder / name)
+        place = folder / name
+        if name == "pets":
+            place = place / stream.choice(["train", "val"])
+        if not whole_folder:
+            files = all_files(place)
+            place = files[stream.randint(len(files))]
+        done = damage(place, stream)
+        which = stream.randint(len(READERS[name]))
+        return reader(name, which, base, folder / name, folder / "runs"), f"{place.name}: {done}", None
 
     return make
-
-
-def one_of_a_data_set(damage, whole_folder=False):
-    def make(base: Path, folder: Path, stream):
-        shutil.copytree(base / "pets", folder / "pets")
-        split = folder / "pets" / stream.choice(["train", "val"])
-        done = damage(split if whole_folder else some_picture(split, stream), stream)
-        command = ["gift", "--images", "random", "--ipc", "2", "--epochs", "1", "--dataset", str(folder / "pets")]
-        return [*command, "--teacher-epochs", "4", *TINY, "--out", str(folder / "runs")], done, None
-
-    return make
-
-
-def some_picture(folder: Path, stream) -> Path:
-    files = all_files(folder)
-    return files[stream.randint(len(files))]
 
 
 def settings_beside(base: Path, folder: Path, stream):
@@ -548,8 +561,7 @@ def settings_beside(base: Path, folder: Path, stream):
     shutil.copy(base / "runs" / "fashion" / "random-ipc2" / "settings.json", file)
     damage = [flip_bits, cut, move_bytes, other_content, other_kind][stream.randint(5)]
     done = damage(file, stream)
-    command = ["gift", "--images", str(folder / "theirs"), "--teacher", str(base / "teacher.pt"), "--epochs", "1"]
-    return [*command, *TINY, "--out", str(folder / "runs")], done, "theirs"
+    return reader("theirs", 0, base, folder / "theirs", folder / "runs"), done, ("theirs", 0)
 
 
 def odd_options(base: Path, folder: Path, stream):
@@ -568,24 +580,24 @@ def odd_options(base: Path, folder: Path, stream):
 
 
 def attacks(base: Path) -> dict:
+    """{(what is damaged, how): make}"""
     swap = swap_types(base)
-    table = {"options: odd words": odd_options, "settings.json beside a set": settings_beside}
+    table = {("options", "odd words"): odd_options, ("settings.json beside a set", "all ways"): settings_beside}
     bytewise = {"bits flipped": flip_bits, "cut": cut, "bytes moved": move_bytes, "no such file": other_kind}
     for how, damage in {**bytewise, "another file": swap, "other content": other_content}.items():
-        table[f"under --out: {how}"] = under_out(damage)
-        table[f"under --out, killed: {how}"] = under_out(damage, killed=True)
-        table[f"teacher.pt: {how}"] = one_file("teacher.pt", damage)
-        table[f"labels.pt: {how}"] = one_file("labels.pt", damage)
-        # another's weights or pixels are another input, where the file is whole
-        table[f"a published teacher: {how}"] = one_file("published.pth", damage, damage in (swap, other_content))
-        table[f"data.pt: {how}"] = one_file("data.pt", damage, damage in (swap, other_content))
+        other_input = damage in (swap, other_content)  # weights that are whole, and none of ours
+        table["under --out", how] = under_out(damage)
+        table["under --out, killed", how] = under_killed(damage)
+        table["teacher.pt", how] = one_file("teacher.pt", damage)
+        table["labels.pt", how] = one_file("labels.pt", damage)
+        table["a published teacher", how] = one_file("published.pth", damage, other_input)
+        table["data.pt", how] = one_file("data.pt", damage, may_differ=True)
         if damage is not other_content:
-            table[f"class folders: {how}"] = one_of_theirs(damage)
-            table[f"data set: {how}"] = one_of_a_data_set(damage)
-    table["class folders: other pictures"] = one_of_theirs(other_picture)
-    table["class folders: other names"] = one_of_theirs(other_names, whole_folder=True)
-    table["data set: other pictures"] = one_of_a_data_set(other_picture)
-    table["data set: other names"] = one_of_a_data_set(other_names, whole_folder=True)
+            table["class folders", how] = one_of_a_folder("theirs", damage)
+            table["data set", how] = one_of_a_folder("pets", damage)
+    for what, name in (("class folders", "theirs"), ("data set", "pets")):
+        table[what, "other pictures"] = one_of_a_folder(name, other_picture)
+        table[what, "other names"] = one_of_a_folder(name, other_names, whole_folder=True)
     return table
 
 
@@ -593,72 +605,45 @@ def attacks(base: Path) -> dict:
 # Both parts
 
 
-class Sound:
-    """What the sound input gives; each is run once."""
-
-    def __init__(self, base: Path):
-        self.base, self.known = base, {None: None}
-
-    def __getitem__(self, name):
-        if name not in self.known:
-            folder = self.base / "sound" / name
-            if name in RUNS:
-                command = [*RUNS[name], "--out", str(self.base / "runs")]
-            elif name == "theirs":
-                command = [
-                    "gift",
-                    "--images",
-                    "{base}/theirs",
-                    "--teacher",
-                    "{base}/teacher.pt",
-                    "--epochs",
-                    "1",
-                    *TINY,
-                ]
-            else:
-                file, which = name.split()
-                command = [*COMMANDS_FOR[file][int(which)], *TINY]
-            if name not in RUNS:
-                it = next(self.base.rglob(name.split()[0]))
-                command = [word.format(base=self.base, it=it) for word in command] + ["--out", str(folder / "runs")]
-            status = wait(begin(command, folder))
-            assert status == 0, (folder / "stderr").read_text()
-            self.known[name] = json.loads((folder / "found").read_text())
-        return self.known[name]
-
-
-def attack(base: Path, count: int, seed: int) -> int:
+def attack(base: Path, sound: dict, count: int, seed: int) -> int:
     """`count` runs with odd input, as many of each kind; a table; how many ended as none should."""
-    table, sound = attacks(base), Sound(base)
+    table = attacks(base)
     found = {kind: dict.fromkeys(HEADINGS, 0) for kind in table}
     for number in common.progress_bar(range(count), "attacks", count):
         kind = list(table)[number % len(table)]
         folder = base / "attack"
         stream = np.random.RandomState([seed, number])
-        command, done, name = table[kind](base, folder, stream)
-        expected = sound[name]
+        command, done, key = table[kind](base, folder, stream)
         status = wait(begin(command, folder))
-        verdict = judge(status, folder, expected)
+        verdict = judge(status, folder, sound.get(key))
         found[kind][verdict] += 1
         if verdict in (TRACEBACK, HANG, SILENT):
             said = (folder / "stderr").read_text(errors="replace").splitlines() or [f"status {status}"]
-            print(f"{verdict} {number}, {kind}: {done}\n    {said[-1][:300]}".encode(errors="replace").decode())
+            line = f"{verdict} {number}, {', '.join(kind)}: {done}\n    {' '.join(command)[:600]}\n    {said[-1][:300]}"
+            print(line.replace(str(base), "").encode(errors="replace").decode(), flush=True)
         shutil.rmtree(folder)
-    print_table(found)
+    print_table("damaged", found, 0)
+    print_table("how", found, 1)
     return sum(row[verdict] for row in found.values() for verdict in (TRACEBACK, HANG, SILENT))
 
 
-def print_table(found: dict):
-    print("| damage | tried | " + " | ".join(HEADINGS.values()) + " |")
-    print("|---|" + "---|" * (len(HEADINGS) + 1))
-    total = {verdict: sum(row[verdict] for row in found.values()) for verdict in HEADINGS}
-    for kind, row in {**found, "all": total}.items():
-        print(f"| {kind} | {sum(row.values())} | " + " | ".join(map(str, row.values())) + " |")
+def print_table(title: str, found: dict, part: int):
+    """A row for each kind, by what was damaged (part 0) or how (part 1)."""
+    rows = {}
+    for kind, counts in found.items():
+        for name in (kind[part], "all"):
+            row = rows.setdefault(name, dict.fromkeys(HEADINGS, 0))
+            for verdict, count in counts.items():
+                row[verdict] += count
+    rows["all"] = rows.pop("all")
+    print(f"\n| {title} | tried | " + " | ".join(HEADINGS.values()) + " |\n|---|---|" + "---|" * len(HEADINGS))
+    for name, row in rows.items():
+        print(f"| {name} | {sum(row.values())} | " + " | ".join(map(str, row.values())) + " |")
 
 
 KILLED = {
-    "gift": ["gift", "--images", "rded", "--ipc", "1", "--epochs", "20", "--repeats", "2", "--teacher-epochs", "2"],
-    "lpqld": ["lpqld", "--images", "lpld", "--ipc", "2", "--epochs", "20", "--prune", "0.5", "--teacher-epochs", "2"],
+    "gift": "gift --images rded --ipc 1 --epochs 20 --repeats 2 --teacher-epochs 1",
+    "lpqld": "lpqld --images lpld --ipc 2 --epochs 20 --prune 0.5 --teacher-epochs 1",
 }
 
 
@@ -673,24 +658,22 @@ def kill(base: Path, count: int, seed: int) -> int:
     for name, command in KILLED.items():
         folder = base / "whole" / name
         started = time.monotonic()
-        status = wait(begin([*command, *TINY, "--out", str(folder / "runs")], folder, keep_always))
+        whole[name] = run_whole([*command.split(), *TINY, "--out", str(folder / "runs")], folder, keep_always)
         seconds[name] = time.monotonic() - started
-        assert status == 0, (folder / "stderr").read_text()
-        whole[name] = (folder / "found").read_text()
     stages = {}
     for number in common.progress_bar(range(count), "kills", count):
         name = list(KILLED)[number % len(KILLED)]
         moment = np.random.RandomState([seed, number]).random_sample() * seconds[name]
         folder = base / "killed again"
-        command = [*KILLED[name], *TINY, "--out", str(folder / "runs")]
+        command = [*KILLED[name].split(), *TINY, "--out", str(folder / "runs")]
         child = begin(command, folder, keep_always)
         time.sleep(moment)
         os.kill(child, signal.SIGKILL)
         was_killed = wait(child) == -signal.SIGKILL
         stage = latest(folder / "runs") if was_killed else "after the end"
         status = wait(begin(command, folder, keep_always))
-        equal = status == 0 and (folder / "found").read_text() == whole[name]
-        left = [path.name for path in all_files(folder / "runs") if "progress" in path.name or "groups" in path.name]
+        equal = status == 0 and json.loads((folder / "found").read_text()) == whole[name]
+        left = leftovers(folder / "runs")
         row = stages.setdefault(f"{name}: {stage}", [0, 0, 0])
         row[0] += 1
         row[1] += not equal
@@ -706,6 +689,12 @@ def kill(base: Path, count: int, seed: int) -> int:
     total = [sum(column) for column in zip(*stages.values(), strict=True)]
     print("| all | " + " | ".join(map(str, total)) + " |")
     return bad
+
+
+def leftovers(out: Path) -> list:
+    """What a finished run must have tidied away; not what a kill in the middle of writing left beside a file."""
+    names = [path.name for path in all_files(out) if not path.name.startswith(".")]
+    return [name for name in names if "progress" in name or name.startswith("groups")]
 
 
 def latest(out: Path) -> str:
@@ -726,8 +715,8 @@ def main():
     bad = 0
     with tempfile.TemporaryDirectory() as base:
         if args.count:
-            make_sound(Path(base))
-            bad += attack(Path(base), args.count, args.seed)
+            sound = make_sound(Path(base))
+            bad += attack(Path(base), sound, args.count, args.seed)
         if args.kills:
             bad += kill(Path(base), args.kills, args.seed)
     print(f"{bad} ended as none should" if bad else "all ended as they should")

@@ -96,7 +96,6 @@ def test_losses_and_statistics(cuda):
     assert all(result.device.type == "cuda" for result in results)
 
 
-@pytest.mark.xfail(reason="a step kept on a CPU stays there, and fused optimizers want it on the device", strict=True)
 def test_an_optimizer_kept_on_a_cpu_goes_on_on_a_gpu(cuda):
     def adam(device):
         weight = torch.nn.Parameter(torch.ones(3, device=device))

@@ -341,8 +341,7 @@ def made(folder, num_classes=20, ipc=5, side=8, **more):
     """A pool of 20 batches of 25 labels, and what it is for."""
     data, distilled, teacher = made_up(num_classes, ipc, side, folder)
     protocol = lpqld.Protocol(**{"batch_size": 25, "epochs": 10, "prune": 0.5, "top_k": 4, **more})
-    settings = lpqld.pool_settings(protocol, data, distilled, teacher.info["digest"], 0)
-    lpqld.make_pool(data, teacher, distilled, protocol, settings, folder / "labels.pt")
+    lpqld.make_pool(data, teacher, distilled, protocol, 0, folder / "labels.pt")
     return data, distilled, teacher, lpqld.load_pool(folder / "labels.pt", data, distilled, teacher)
 
 
@@ -412,9 +411,8 @@ def test_logits_beyond_fp16_are_refused(tmp_path):
     data, distilled, teacher = made_up(20, 5, 8, tmp_path)
     teacher.model.linear.weight.mul_(1e9)
     protocol = lpqld.Protocol(batch_size=25, epochs=2, top_k=4, prune=0)
-    settings = lpqld.pool_settings(protocol, data, distilled, "", 0)
     with pytest.raises(UserError, match="not finite"):
-        lpqld.make_pool(data, teacher, distilled, protocol, settings, tmp_path / "labels.pt")
+        lpqld.make_pool(data, teacher, distilled, protocol, 0, tmp_path / "labels.pt")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -601,7 +599,7 @@ def test_a_step_is_on_the_alignment_loss(tmp_path):
 
 
 def train(pool, data, path, **more):
-    protocol = replace(pool.protocol, lr=0.01, **more)
+    protocol = replace(pool.made, lr=0.01, **more)
     return lpqld.train_student(data, pool, protocol, "conv3", 0, path)["teacher_and_student_temperatures"]
 
 

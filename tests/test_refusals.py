@@ -185,8 +185,7 @@ def bad_pools(root, fashion, teacher):
     images = root / "images"
     shutil.copytree(distilled.info["folder"], images)
     protocol = lpqld.Protocol(batch_size=10, epochs=10, top_k=3)
-    settings = lpqld.pool_settings(protocol, data, distilled, teacher.info["digest"], 0)
-    lpqld.make_pool(data, teacher, distilled, protocol, settings, root / "labels.pt")
+    lpqld.make_pool(data, teacher, distilled, protocol, 0, root / "labels.pt")
     shutil.copy(root / "labels.pt", root / "labels-short.pt")
     truncated(root / "labels-short.pt")
     kept = torch.load(root / "labels.pt", weights_only=True)

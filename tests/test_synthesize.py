@@ -396,7 +396,6 @@ def test_pixels_may_be_bytes(tmp_path, fashion):
     assert torch.equal(distilled.images, images)
 
 
-@pytest.mark.xfail(reason="they would be part of each step's graph, and the second step fails", strict=True)
 def test_pixels_that_ask_for_gradients_are_plain(tmp_path, fashion):
     """As a method saves them that has learned them."""
     images = torch.rand(20, 3, 32, 32, requires_grad=True)
@@ -456,7 +455,6 @@ def test_quantized_data_pt_is_refused(tmp_path, fashion):
             synthesize.load_distilled(in_data_pt(tmp_path / "data.pt", **changed), fashion)
 
 
-@pytest.mark.xfail(reason="bytes that are not there, or a name that is a tensor, end in a traceback", strict=True)
 @pytest.mark.parametrize("changed", [{"data": BYTES.to("meta")}, {"dataset": torch.zeros(3)}])
 def test_odder_data_pt_is_refused(tmp_path, fashion, changed):
     with pytest.raises(UserError, match=r"^--images .*data.pt"):
