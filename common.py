@@ -503,24 +503,21 @@ def read_class_folders(folder: Path) -> tuple[list, list, list]:
     return found.classes, paths, found.targets
 
 
-def read_folders(root: Path, side, fit, device) -> tuple[list, Split, Split]:
-    """Class names and two splits of a directory with train/ and val/ or test/."""
+def read_folders(root: Path) -> tuple[list, tuple, tuple]:
+    """Class names, and (file paths, labels) of train/ and of val/ or test/."""
     held_out = root / ("val" if (root / "val").is_dir() else "test")
-    test_classes, test_paths, test_labels = read_class_folders(held_out)
-    classes, paths, labels = read_class_folders(root / "train")
+    test_classes, *test = read_class_folders(held_out)
+    classes, *train = read_class_folders(root / "train")
     if classes != test_classes:
         odd = sorted(set(classes) ^ set(test_classes))[0]
         counts = (len(classes), len(test_classes))
         raise UserError(f"{root}: train/ and {held_out.name}/ have {counts} classes; {odd} is in one only")
-    train = Split(labels, device, paths=paths, side=side, fit=fit)
-    test = Split(test_labels, device, paths=test_paths, side=side, fit=fit)
     return classes, train, test
 
 
-def preset_of_directory(root: Path, arch, image_size) -> Preset:
+def preset_of_directory(first_image, arch, image_size) -> Preset:
     """For a directory of one's own: small images keep their side, and the network follows from it."""
-    first = next((path for path in sorted((root / "train").rglob("*")) if path.is_file()), root / "train")
-    side = image_size or min(read_image(first).size)
+    side = image_size or min(read_image(first_image).size)
     if not image_size and side > 128:
         side = 128 if is_convnet(arch) else 224
     if side < 64:
@@ -549,13 +546,15 @@ def load_dataset(
     else:
         root = find_folders(name, data_root)
         check_writable(out, root)
+        classes, (paths, labels), (test_paths, test_labels) = read_folders(root)
         if not preset:
-            preset = preset_of_directory(root, arch, image_size)
+            preset = preset_of_directory(paths[0], arch, image_size)
             known_as = root.resolve().name
             if known_as in DATASETS:  # a folder called cifar10 need not be CIFAR-10
                 known_as += "-folder"
         side = image_size or (preset.conv_side if is_convnet(arch) else preset.side)
-        classes, train, test = read_folders(root, side, preset.fit, device)
+        train = Split(labels, device, paths=paths, side=side, fit=preset.fit)
+        test = Split(test_labels, device, paths=test_paths, side=side, fit=preset.fit)
     if len(classes) < 2:
         raise UserError(f"{known_as} has {len(classes)} class: at least two are needed")
     width = width or (64 if name == "fashion" else 128)
@@ -891,6 +890,15 @@ def restore(module, state):
         for group in state["param_groups"]:
             group["fused"] = module.defaults.get("fused")
     module.load_state_dict(state)
+
+
+def epochs_of(student: nn.Module, optimizer, epochs: int, seed: int, log: dict, progress: Path):
+    """The epochs of a student's training but for those before a kill, the network in train mode; see Resumable."""
+    title = f"student, seed {seed}"
+    for epoch in Resumable(progress, epochs, title, log, student=student, optimizer=optimizer):
+        student.train()
+        seed_torch(seed, WEIGHTS, epoch)  # for networks with dropout
+        yield epoch
 
 
 def run_students(data: Dataset, name: str, settings: dict, seeds, train, **beside) -> dict:

@@ -178,10 +178,7 @@ def train_rded_student(
     optimizer = lpqld.make_optimizer(student, protocol.optimizer, protocol.lr, protocol.weight_decay)
     epochs = protocol.epochs
     log = {"checks": []}
-    title = f"student, seed {seed}"
-    for epoch in common.Resumable(progress, epochs, title, log, student=student, optimizer=optimizer):
-        student.train()
-        common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
+    for epoch in common.epochs_of(student, optimizer, epochs, seed, log, progress):
         common.set_rate(optimizer, protocol.lr * rded_learning_rate_factor(epoch, epochs))
         for images, labels in rded_batches(distilled, data, protocol, seed, epoch):
             with torch.no_grad(), common.autocast(data.device):

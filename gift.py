@@ -284,10 +284,7 @@ def train_student(
     epochs = protocol.epochs
     quarters = {epochs * quarter // 4 for quarter in range(1, 5)}
     log = {"checks": []}
-    title = f"student, seed {seed}"
-    for epoch in common.Resumable(progress, epochs, title, log, student=student, optimizer=optimizer):
-        student.train()
-        common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
+    for epoch in common.epochs_of(student, optimizer, epochs, seed, log, progress):
         common.set_rate(optimizer, protocol.lr * learning_rate_factor(epoch, epochs))
         for images, labels in augmented_batches(distilled, data, protocol, seed, epoch):
             log["loss"] = training_step(student, teacher.model, optimizer, images, labels, protocol.loss)

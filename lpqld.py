@@ -396,10 +396,7 @@ def train_student(data: Dataset, pool: LabelPool, protocol: Protocol, arch: str,
     optimizer = make_optimizer(student, protocol.optimizer, protocol.lr, protocol.weight_decay)
     epochs, in_pool = protocol.epochs, len(pool.values)
     log = {"tau": 1.0, "history": []}
-    title = f"student, seed {seed}"
-    for epoch in common.Resumable(progress, epochs, title, log, student=student, optimizer=optimizer):
-        student.train()
-        common.seed_torch(seed, common.WEIGHTS, epoch)  # for networks with dropout
+    for epoch in common.epochs_of(student, optimizer, epochs, seed, log, progress):
         common.set_rate(optimizer, protocol.lr * learning_rate_factor(epoch, epochs, protocol.warmup))
 
         # P: few label batches, again and again

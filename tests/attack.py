@@ -564,25 +564,28 @@ def settings_beside(base: Path, folder: Path, stream):
     return reader("theirs", 0, base, folder / "theirs", folder / "runs"), done, ("theirs", 0)
 
 
-def odd_options(base: Path, folder: Path, stream):
-    script = sorted(ODD_OPTIONS)[stream.randint(len(ODD_OPTIONS))]
-    option = ODD_OPTIONS[script][stream.randint(len(ODD_OPTIONS[script]))]
-    word = ODD_WORDS[stream.randint(len(ODD_WORDS))]
-    given = {"teacher": str(base / "teacher.pt"), "width": "4", "device": "cpu", "out": str(folder / "runs")}
-    if script != "synthesize":
-        given |= {"images": str(base / "theirs"), "epochs": "10" if script == "lpqld" else "1"}
-    else:
-        given |= {"method": "random", "ipc": "1"}
-    if script == "evaluate":
-        given["repeats"] = "1"
-    given[option] = word
-    return [script, *[f"--{name}={value}" for name, value in given.items()]], f"{script} --{option} {word[:40]!r}", None
+def odd_options(script: str):
+    def make(base: Path, folder: Path, stream):
+        option = ODD_OPTIONS[script][stream.randint(len(ODD_OPTIONS[script]))]
+        word = ODD_WORDS[stream.randint(len(ODD_WORDS))]
+        given = {"teacher": str(base / "teacher.pt"), "width": "4", "device": "cpu", "out": str(folder / "runs")}
+        if script == "synthesize":
+            given |= {"method": "random", "ipc": "1"}
+        else:
+            given |= {"images": str(base / "theirs"), "epochs": "10" if script == "lpqld" else "1"}
+        if script == "evaluate":
+            given["repeats"] = "1"
+        given[option] = word
+        return [script, *[f"--{name}={value}" for name, value in given.items()]], f"--{option} {word[:40]!r}", None
+
+    return make
 
 
 def attacks(base: Path) -> dict:
     """{(what is damaged, how): make}"""
     swap = swap_types(base)
-    table = {("options", "odd words"): odd_options, ("settings.json beside a set", "all ways"): settings_beside}
+    table = {("options", f"odd words, {script}"): odd_options(script) for script in ODD_OPTIONS}
+    table["settings.json beside a set", "all ways"] = settings_beside
     bytewise = {"bits flipped": flip_bits, "cut": cut, "bytes moved": move_bytes, "no such file": other_kind}
     for how, damage in {**bytewise, "another file": swap, "other content": other_content}.items():
         other_input = damage in (swap, other_content)  # weights that are whole, and none of ours
@@ -605,8 +608,11 @@ def attacks(base: Path) -> dict:
 # Both parts
 
 
-def attack(base: Path, sound: dict, count: int, seed: int) -> int:
-    """`count` runs with odd input, as many of each kind; a table; how many ended as none should."""
+def attack(base: Path, sound: dict, count: int, seed: int, every: bool) -> int:
+    """`count` runs with odd input, as many of each kind; a table; how many ended as none should.
+
+    every: a line for each run, not only for those that ended as none should.
+    """
     table = attacks(base)
     found = {kind: dict.fromkeys(HEADINGS, 0) for kind in table}
     for number in common.progress_bar(range(count), "attacks", count):
@@ -617,7 +623,7 @@ def attack(base: Path, sound: dict, count: int, seed: int) -> int:
         status = wait(begin(command, folder))
         verdict = judge(status, folder, sound.get(key))
         found[kind][verdict] += 1
-        if verdict in (TRACEBACK, HANG, SILENT):
+        if every or verdict in (TRACEBACK, HANG, SILENT):
             said = (folder / "stderr").read_text(errors="replace").splitlines() or [f"status {status}"]
             line = f"{verdict} {number}, {', '.join(kind)}: {done}\n    {' '.join(command)[:600]}\n    {said[-1][:300]}"
             print(line.replace(str(base), "").encode(errors="replace").decode(), flush=True)
@@ -711,12 +717,13 @@ def main():
     parser.add_argument("--count", type=int, default=320, help="runs with odd input (default: 320)")
     parser.add_argument("--kills", type=int, default=0, help="runs that are killed, and run again (default: none)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    parser.add_argument("--every", action="store_true", help="a line for each run with odd input")
     args = parser.parse_args()
     bad = 0
     with tempfile.TemporaryDirectory() as base:
         if args.count:
             sound = make_sound(Path(base))
-            bad += attack(Path(base), sound, args.count, args.seed)
+            bad += attack(Path(base), sound, args.count, args.seed, args.every)
         if args.kills:
             bad += kill(Path(base), args.kills, args.seed)
     print(f"{bad} ended as none should" if bad else "all ended as they should")
