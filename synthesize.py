@@ -12,7 +12,7 @@ distilled sets as they are found in the wild: RDED's, SRe2L's and LPLD's folders
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -201,14 +201,22 @@ class Groups:
         return Groups(self.targets[some], own, [self.ids[i] for i in some.tolist()])
 
 
-def bn_losses(layers, statistics, groups: int, distances: dict):
-    """Hooks that put bn_distance of each BatchNorm layer's input, [groups], into `distances`, at every forward."""
+@contextmanager
+def watching(layers, take):
+    """take(number, input) for each of these layers, at every forward within."""
 
-    def measure(index):
-        mean, variance = statistics[index]
-        return lambda layer, inputs: distances.update({index: bn_distance(inputs[0], mean, variance, groups)})
+    def hook_of(number):
+        def hook(layer, inputs):
+            take(number, inputs[0])
 
-    return [layer.register_forward_pre_hook(measure(index)) for index, layer in enumerate(layers)]
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(hook_of(number)) for number, layer in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def recover(teacher: nn.Module, todo: Groups, setting: Recovery, data: Dataset, seed: int, progress: Path) -> Tensor:
@@ -232,24 +240,25 @@ def recover(teacher: nn.Module, todo: Groups, setting: Recovery, data: Dataset, 
     weights = [setting.first_bn] + [1.0] * (len(layers) - 1)
     targets = todo.targets.to(device).flatten()
     distances, log = {}, {}
-    hooks = bn_losses(layers, todo.statistics, groups, distances)
-    try:
+
+    def measure(number, x):
+        mean, variance = todo.statistics[number]
+        distances[number] = bn_distance(x, mean, variance, groups)
+
+    with watching(layers, measure):
         for step in common.Resumable(progress, setting.iterations, "recovering", log, 50, "iteration", **modules):
             view = views[step]
             together = images.view(groups, n * 3, side, side)  # a group's images share one view
             viewed = common.resized_crop(together, view[:, :4], side, flip=view[:, 4] > 0, roll=view[:, 5:])
             viewed = viewed.view(-1, 3, side, side).contiguous(memory_format=torch.channels_last)
             class_losses = F.cross_entropy(teacher(viewed), targets, reduction="none")
-            weighted = torch.stack([w * distances[index] for index, w in enumerate(weights)])  # [layers, groups]
-            loss = class_losses.view(groups, n).mean(1).sum() + setting.r_bn * weighted.sum()
+            bn_losses = torch.stack([w * distances[number] for number, w in enumerate(weights)])  # [layers, groups]
+            loss = class_losses.view(groups, n).mean(1).sum() + setting.r_bn * bn_losses.sum()
             common.descend(optimizer, loss)
             schedule.step()
             with torch.no_grad():
                 images.clamp_(low, high)  # valid pixels
             log["loss"] = loss.detach() / groups
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not images.isfinite().all():
         raise UserError("recovery has diverged: the images are not finite")
     mean, std = common.colour_tensors(data.colours, device)
@@ -373,28 +382,21 @@ def class_statistics(teacher: nn.Module, data: Dataset, progress: Path) -> list[
     """
     layers, moments = batchnorms(teacher), {}
 
-    def measure(index):
-        def take(layer, inputs):  # about the layer's own mean, so that no digits cancel in E[x^2] - E[x]^2
-            x = inputs[0] - layer.running_mean[:, None, None]
-            moments[index] = torch.stack([x.mean((2, 3)), x.square().mean((2, 3))])  # [2, B, C]
-
-        return take
+    def measure(number, x):  # about the layer's own mean, so that no digits cancel in E[x^2] - E[x]^2
+        x = x - layers[number].running_mean[:, None, None]
+        moments[number] = torch.stack([x.mean((2, 3)), x.square().mean((2, 3))])  # [2, B, channels]
 
     # updated in place; from the CPU, or from a run that was stopped
     sums = [torch.zeros(2, data.num_classes, x.num_features, dtype=torch.float64) for x in layers]
     log = {"sums": sums}
     passes = common.Resumable(progress, -(-len(data.train) // SQUEEZE_BATCH), "class statistics", log, unit="batch")
     log["sums"] = sums = [total.to(data.device) for total in log["sums"]]
-    hooks = [layer.register_forward_pre_hook(measure(index)) for index, layer in enumerate(layers)]
-    try:
-        batches = data.train.batches(SQUEEZE_BATCH, passes.first)
+    batches = data.train.batches(SQUEEZE_BATCH, passes.first)
+    with watching(layers, measure):
         for _, (images, labels) in zip(passes, batches, strict=True):
             teacher(common.normalize(images, data.colours))
-            for index, total in enumerate(sums):
-                total.index_add_(1, labels, moments[index].double())
-    finally:
-        for hook in hooks:
-            hook.remove()
+            for number, total in enumerate(sums):
+                total.index_add_(1, labels, moments[number].double())
     count = torch.bincount(data.train.labels, minlength=data.num_classes).view(-1, 1)
     statistics = []
     for layer, total in zip(layers, sums, strict=True):
@@ -450,10 +452,8 @@ def teacher_features(teacher: nn.Module, images: Tensor, colours) -> Tensor:
     """Inputs [N, D] of the last linear layer for the plain images; the logits of a network without one."""
     linear = [layer for layer in teacher.modules() if isinstance(layer, nn.Linear)]
     taken = []
-    hooks = [layer.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0])) for layer in linear[-1:]]
-    logits = [teacher(common.normalize(part, colours)) for part in images.split(200)]
-    for hook in hooks:
-        hook.remove()
+    with watching(linear[-1:], lambda _, x: taken.append(x)):
+        logits = [teacher(common.normalize(part, colours)) for part in images.split(200)]
     return torch.cat(taken or logits)
 
 

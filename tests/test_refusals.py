@@ -117,6 +117,7 @@ def bad_sets(root):
     (root / "flat").mkdir()
     (root / "file").write_text("no folder")
     os.mkfifo(root / "fifo.pt")
+    (root / "loop").symlink_to("loop")
 
 
 def bad_data_files(root):
@@ -262,6 +263,11 @@ def both_in_the_way(folder, put):
     put(folder.with_name(f"{folder.name}-{common.digest(settings)}"))
 
 
+def put_settings(folder, content):
+    folder.mkdir()
+    (folder / "settings.json").write_text(content)
+
+
 def link_to_nowhere(path):
     path.symlink_to(path.parent / "nowhere")
 
@@ -300,7 +306,6 @@ DAMAGE = {  # what: done to the folder of the data set under --out
     "under out: a folder for a teacher": lambda out: folder_instead(out / TEACHER / "teacher.pt"),
     "under out: settings with another value": lambda out: rewrite(out / TEACHER / "settings.json", settings={}),
     "under out: empty settings": lambda out: (out / TEACHER / "settings.json").write_text(""),
-    "under out: settings that are a list": lambda out: (out / IMAGES / "settings.json").write_text("[1, 2]"),
     "under out: whole settings of no stage": lambda out: common.save_kept(
         out / IMAGES / "settings.json", {"settings": ["none"]}
     ),
@@ -384,6 +389,7 @@ REFUSED = {
     "prune 1": ("lpqld --prune 1", "prune"),
     "prune below 0": ("lpqld --prune -0.1", "prune"),
     "prune not a number": ("lpqld --prune nan", "prune"),
+    "prune is two dashes": ("lpqld --prune=--", "prune"),
     "an unknown schedule": ("lpqld --reuse linear", "linear"),
     "an unknown mix": ("lpqld --mix mixup", "mixup"),
     "an unknown protocol": ("lpqld --protocol cifar10", "cifar10"),
@@ -436,6 +442,8 @@ REFUSED = {
     "missing directory": ("gift --dataset {b}/nowhere", "nowhere"),
     "a file as data set": ("gift --dataset {b}/file", "file"),
     "a FIFO as data set": ("gift --dataset {b}/fifo.pt", "fifo.pt"),
+    "a link to itself as data set": ("gift --dataset {b}/loop", "loop"),
+    "a data set in nobody's home": ("gift --dataset ~nobody-here/x", "nobody-here"),
     "no train": ("gift --dataset {b}/flat", "train/"),
     "no test": ("gift --dataset {b}/train-only", "val/"),
     "uneven classes": ("gift --dataset {b}/uneven", "dog"),
@@ -470,6 +478,9 @@ REFUSED = {
     "images: another ipc": ("gift --images {b}/good --ipc 5", "--ipc 5"),
     "images: of another data set, say the settings": ("evaluate --images {b}/of-cifar10", "cifar10"),
     "images: unfinished": ("gift --images {b}/unfinished", "unfinished"),
+    "images: a link to itself": ("gift --images {b}/loop", "loop"),
+    "images in nobody's home": ("gift --images ~nobody-here/x", "nobody-here"),
+    "images in nobody's home, evaluate": ("evaluate --images ~nobody-here/x", "nobody-here"),
     # distilled sets: data.pt
     "data.pt: a FIFO": ("gift --images {b}/fifo.pt", "fifo.pt"),
     "data.pt: truncated": ("evaluate --images {b}/data-short.pt", "truncated"),
@@ -500,6 +511,8 @@ REFUSED = {
     "teacher nowhere, evaluate": ("evaluate --images {b}/good --teacher {b}/nowhere.pt", "nowhere.pt"),
     "teacher: a folder": ("gift --teacher {b}", "no file"),
     "teacher: a FIFO": ("gift --teacher {b}/fifo.pt", "no file"),
+    "teacher: a link to itself": ("gift --teacher {b}/loop", "loop"),
+    "teacher in nobody's home": ("gift --teacher ~nobody-here/x", "nobody-here"),
     "teacher truncated": ("gift --teacher {b}/truncated.pt", "truncated"),
     "teacher truncated, synthesize": ("synthesize --method lpld --teacher {b}/truncated.pt", "truncated"),
     "teacher with a flipped bit": ("gift --teacher {b}/flipped.pt", "flipped.pt"),
@@ -548,6 +561,8 @@ REFUSED = {
     "out is a file": ("gift --teacher {t} --images {b}/good --out {b}/file", "file"),
     "out is a file, evaluate": ("evaluate --images {b}/good --teacher {t} --out {b}/file", "file"),
     "out is a FIFO": ("gift --out {b}/fifo.pt", "fifo.pt"),
+    "out is a link to itself": ("gift --out {b}/loop", "loop"),
+    "out in nobody's home": ("gift --out ~nobody-here/x", "nobody-here"),
     "out below a file": ("gift --out {b}/file/runs", "file"),
     "out below a device": ("lpqld --out /dev/full/x", "/dev/full"),
     "out cannot be made": ("synthesize --method random --out /proc/runs", "/proc/runs"),
@@ -569,7 +584,6 @@ REFUSED = {
     "under out: a folder for a teacher": (RUN_GIFT, "teacher.pt"),
     "under out: settings with another value": (RUN_GIFT, "settings.json is damaged"),
     "under out: empty settings": (RUN_GIFT, "settings.json is damaged"),
-    "under out: settings that are a list": (RUN_GIFT, "settings.json is damaged"),
     "under out: whole settings of no stage": (RUN_GIFT, IMAGES),
     "under out: a student cut short": (RUN_GIFT, "seed0.json is damaged"),
     "under out: a student with another figure": (RUN_GIFT, "seed0.json is damaged"),
@@ -611,13 +625,16 @@ QUICK = {  # of every group one or two; the others are slow together
     "under out: a picture missing",
 }
 NOT_OURS = "a whole file of ours in another's place ends in a traceback"
-WAITS = "the data set's fingerprint reads the bytes of a FIFO, and waits for ever"
-SHORT = "torch reads a small file that is cut short with an OSError, which is taken for one of the disk"
+NOBODY = "Path.expanduser raises a RuntimeError where there is no such user"
 WRONG = {  # what the scripts do not refuse in one line yet: why
     "ipc above the class, evaluate": "evaluate.py looks for 10 images per class whatever --ipc is: ValueError later",
-    "a training image that is a FIFO": WAITS,
-    "a test image that is a FIFO": WAITS,
-    "data.pt: truncated": SHORT,
+    "prune is two dashes": "argparse takes --prune=-- for a list: TypeError",
+    "a data set in nobody's home": NOBODY,
+    "images in nobody's home": NOBODY,
+    "images in nobody's home, evaluate": NOBODY,
+    "teacher in nobody's home": NOBODY,
+    "out in nobody's home": NOBODY,
+    "images: a link to itself": "Path.resolve raises a RuntimeError where a link leads to itself",
     "teacher: one number for a layer": "read_teacher takes the len() of a scalar: TypeError",
     "under out: whole settings of no stage": NOT_OURS,
     "under out: whole settings for a student": NOT_OURS,
@@ -764,6 +781,7 @@ def test_a_stage_of_that_name_that_is_not_ours_is_left_alone(finished, in_proces
         "a folder": lambda path: path.mkdir(),
         "a link to nowhere": link_to_nowhere,
         "another stage": lambda path: shutil.copytree(finished / "fashion" / LPLD, path),
+        "settings of another program": lambda path: put_settings(path, "[1, 2]"),
     }
     for what, put in puts.items():
         shutil.copytree(finished, tmp_path / "runs")
