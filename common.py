@@ -907,17 +907,14 @@ def run_students(data: Dataset, name: str, settings: dict, seeds, train, **besid
     A student that is finished is kept as seed<n>.json and found there the next time.
     """
     folder = stage_folder(data.runs, name, settings)
-    students, reused = [], 0
-    for seed in seeds:
-        file = folder / f"seed{seed}.json"
-        progress = folder / f"seed{seed}.progress.pt"
-        if file.exists():
-            reused += 1
-        else:
-            data.test.read()
-            save_kept(file, {**train(seed, progress), "made_with": made_with(data.device)})
-        progress.unlink(missing_ok=True)
-        students.append(load_kept(file))
+    files = [folder / f"seed{seed}.json" for seed in seeds]
+    reused = sum(file.exists() for file in files)
+    data.test.read()
+
+    def make(number, progress):
+        return {**train(seeds[number], progress), "made_with": made_with(data.device)}
+
+    students = make_pieces(files, make)
     result = {**scores(students), "settings": settings, **beside, "students": students}
     file = folder / "result.json"
     save_kept(file, {**result, "made_with": made_with(data.device)})
@@ -972,6 +969,21 @@ def stage(data: Dataset, name: str, settings: dict, make, product="settings.json
     save_kept(folder / "settings.json", {**kept, **more, "made_with": made_with(data.device)})
     (folder / "progress.pt").unlink(missing_ok=True)
     return folder, False
+
+
+def make_pieces(files: list[Path], make, title=None) -> list[dict]:
+    """make(number, progress file) for each of these files that is not there, kept in it; what all of them hold.
+
+    A run that was stopped goes on with the piece that is missing, from where its progress file stands.
+    """
+    pieces = []
+    for number, file in enumerate(progress_bar(files, title, len(files)) if title else files):
+        progress = file.with_suffix(".progress.pt")
+        if not file.exists():
+            save_kept(file, make(number, progress))
+        progress.unlink(missing_ok=True)
+        pieces.append(load_kept(file))
+    return pieces
 
 
 def stage_folder(parent: Path, name: str, settings: dict) -> Path:

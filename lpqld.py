@@ -491,10 +491,11 @@ def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: P
 
     pieces = torch.arange(in_pool).split(max(1, LABELS_PER_PIECE // size))
     files = [path.with_name(f"{path.stem}-{piece[0]}-{piece[-1]}.pt") for piece in pieces]
-    for piece, file in zip(common.progress_bar(pieces, "labels", len(pieces)), files, strict=True):
-        if not file.exists():
-            common.save_kept(file, label_piece(views, teacher.model, piece.tolist()))
-    made = [common.load_kept(file) for file in files]
+
+    def make(number, progress):
+        return label_piece(views, teacher.model, pieces[number].tolist())
+
+    made = common.make_pieces(files, make, "labels")
     values = torch.cat([piece["values"] for piece in made])
     settings = pool_settings(protocol, data, distilled, teacher.info["digest"], seed)
     content = {"settings": settings, "values": values, "sketch": views.sketch()}

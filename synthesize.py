@@ -323,17 +323,13 @@ def recover_chunks(data: Dataset, teacher: Teacher, todo: Groups, setting: Recov
     """`recover`, as many groups at once as fit; finished chunks are kept in `folder`."""
     groups, n = todo.targets.shape
     at_once = groups_at_once(teacher.model, n, data.image_size, data.device)
-    chunks = []
-    for places in torch.arange(groups).split(at_once):
-        part = todo.part(places)
-        file = folder / f"groups-{part.ids[0]}-{part.ids[-1]}.pt"
-        progress = file.with_suffix(".progress.pt")
-        if not file.exists():
-            images = recover(teacher.model, part, setting, data, seed, progress)
-            common.save_kept(file, {"images": images.cpu()})
-        progress.unlink(missing_ok=True)
-        chunks.append(common.load_kept(file)["images"])
-    return torch.cat(chunks)
+    chunks = [todo.part(places) for places in torch.arange(groups).split(at_once)]
+    files = [folder / f"groups-{chunk.ids[0]}-{chunk.ids[-1]}.pt" for chunk in chunks]
+
+    def make(number, progress):
+        return {"images": recover(teacher.model, chunks[number], setting, data, seed, progress).cpu()}
+
+    return torch.cat([made["images"] for made in common.make_pieces(files, make)])
 
 
 def sre2l(data: Dataset, teacher: Teacher, ipc: int, setting: Recovery, seed: int, folder: Path):

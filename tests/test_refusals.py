@@ -19,6 +19,7 @@ import gift
 import lpqld
 import synthesize
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, about the odd tensors made here
 SCRIPTS = {"gift": gift, "lpqld": lpqld, "synthesize": synthesize, "evaluate": evaluate}
 
 
@@ -255,6 +256,12 @@ def begun_again(folder, content=b"garbage"):
     (folder / "seed0.progress.pt").write_bytes(content)
 
 
+def begun_by_another(folder):
+    """The progress of another loop, with nothing of this one's in it."""
+    unfinished(folder)
+    common.save_kept(folder / "progress.pt", {"epoch": 20, "log": {"seconds": 1.0}, "modules": {}})
+
+
 def both_in_the_way(folder, put):
     """Something else where the folder should be, and where the next one of these settings should be."""
     settings = common.load_kept(folder / "settings.json")["settings"]
@@ -327,6 +334,7 @@ DAMAGE = {  # what: done to the folder of the data set under --out
     "under out: the progress of statistics": lambda out: unfinished_with(
         without_images(out) / STATISTICS, "progress.pt"
     ),
+    "under out: another loop's progress for statistics": lambda out: begun_by_another(without_images(out) / STATISTICS),
     "under out: recovered groups": lambda out: unfinished_with(out / LPLD, "groups-0-9.pt"),
     "under out: the progress of a recovery": lambda out: unfinished_with(out / LPLD, "groups-0-9.progress.pt"),
     "under out: labels with a flipped bit": lambda out: flip_a_bit(out / LABELS / "labels.pt"),
@@ -595,6 +603,7 @@ REFUSED = {
     "under out: statistics cut short": (RUN_LPLD, "statistics.pt is damaged"),
     "under out: a teacher for statistics": (RUN_LPLD, "statistics.pt"),
     "under out: the progress of statistics": (RUN_LPLD, "progress.pt is damaged"),
+    "under out: another loop's progress for statistics": (RUN_LPLD, "progress.pt"),
     "under out: recovered groups": (RUN_LPLD, "groups-0-9.pt is damaged"),
     "under out: the progress of a recovery": (RUN_LPLD, "groups-0-9.progress.pt is damaged"),
     "under out: labels with a flipped bit": (RUN_LPQLD, "labels.pt"),
@@ -640,6 +649,7 @@ WRONG = {  # what the scripts do not refuse in one line yet: why
     "under out: whole settings for a student": NOT_OURS,
     "under out: another student's progress": NOT_OURS,
     "under out: a teacher for statistics": NOT_OURS,
+    "under out: another loop's progress for statistics": "taken up: of 25 batches 20 are left out without a word",
 }
 
 
