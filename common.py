@@ -17,6 +17,7 @@ import shlex
 import statistics
 import sys
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -467,7 +468,7 @@ def missing(name, *looked_for):
 def find_folders(name, data_root) -> Path:
     """The directory with train/ and val/ or test/ that `name` means."""
     preset = DATASETS.get(name)
-    places = [data_root / folder for folder in preset.folders] if preset else [Path(name).expanduser()]
+    places = [data_root / folder for folder in preset.folders] if preset else [path_of(name)]
     for place in places:
         if (place / "train").is_dir() and ((place / "val").is_dir() or (place / "test").is_dir()):
             return place
@@ -549,7 +550,7 @@ def load_dataset(
         classes, (paths, labels), (test_paths, test_labels) = read_folders(root)
         if not preset:
             preset = preset_of_directory(paths[0], arch, image_size)
-            known_as = root.resolve().name
+            known_as = os.path.basename(os.path.realpath(root))
             if known_as in DATASETS:  # a folder called cifar10 need not be CIFAR-10
                 known_as += "-folder"
         side = image_size or (preset.conv_side if is_convnet(arch) else preset.side)
@@ -680,10 +681,10 @@ def read_teacher(path, arch, data: Dataset, ours=False) -> tuple[nn.Module, floa
     if classes != (data.num_classes,):
         raise UserError(f"teacher {path} is for {list(classes)} classes, {data.name} has {data.num_classes}")
     width = data.default_width
-    if "layers.conv.0.weight" in state:
-        width = len(state["layers.conv.0.weight"])
-    model = build_model(arch, data.num_classes, data.image_size, width)
     with refused(f"teacher {path} is no {arch} for {data.image_size} px (--teacher-arch)"):
+        if "layers.conv.0.weight" in state:
+            width = len(state["layers.conv.0.weight"])
+        model = build_model(arch, data.num_classes, data.image_size, width)
         model.load_state_dict(state)
     return model, recorded
 
@@ -852,6 +853,8 @@ class Resumable:
         log.setdefault("seconds", 0.0)
         if path.exists():
             kept = load_kept(path)
+            if (kept.get("title"), kept.get("epochs")) != (title, epochs):
+                raise UserError(f"{path} is damaged, or of another training: delete it, and it is made again")
             self.first = kept["epoch"]
             log.update(kept["log"])
             for name, module in modules.items():
@@ -882,7 +885,8 @@ class Resumable:
 
     def keep(self, done):
         states = {name: module.state_dict() for name, module in self.modules.items()}
-        save_kept(self.path, {"epoch": done, "log": self.log, "modules": states})
+        begun = {"title": self.title, "epochs": self.epochs, "epoch": done}
+        save_kept(self.path, {**begun, "log": self.log, "modules": states})
 
 
 def restore(module, state):
@@ -990,8 +994,7 @@ def stage_folder(parent: Path, name: str, settings: dict) -> Path:
     """`name`, or `name-<digest>` where `name` was made with other settings, with these settings in settings.json."""
     settings = json.loads(json.dumps(settings))  # as they will be read back: tuples are lists
     for folder in (parent / name, parent / f"{name}-{digest(settings)}"):
-        with suppress(OSError):
-            folder.rmdir()  # an empty one: of a run that was killed just then
+        clear_unsettled(folder)
         try:
             folder.mkdir(parents=True)  # fails if it is there: of two processes at once one gets the name
             save_kept(folder / "settings.json", {"settings": settings})
@@ -1006,20 +1009,40 @@ def stage_folder(parent: Path, name: str, settings: dict) -> Path:
     raise UserError(f"{folder} is in the way: it holds no settings of ours; move it away")
 
 
-def read_settings(folder: Path) -> dict:
-    """settings.json of a stage: {"settings": ...}, with "made_with" once the stage is finished; {} if there is none."""
+def clear_unsettled(folder: Path):
+    """Remove what a run leaves that was killed before it had written its settings: nothing, or a part of them."""
+    if not (folder / "settings.json").exists():
+        for left in folder.glob(".settings.json.????????"):
+            left.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or it holds something else
+            folder.rmdir()
+
+
+def read_settings(folder: Path, ours=True) -> dict:
+    """settings.json of a stage: {"settings": ...}, with "made_with" once the stage is finished; {} if there is none.
+
+    Unless it must be `ours`, the folder may have another name by now, or be somebody else's.
+    """
     file = folder / "settings.json"
     if not file.is_file():
         return {}
-    with suppress(ValueError, TypeError):  # what is no JSON is damaged
-        if "digest" not in json.loads(file.read_text()):
-            return {}  # somebody else's, or of a version without checksums
-    return load_kept(file, "delete its folder, and it is made again")
+    with reading("settings", file):
+        try:
+            content = json.loads(file.read_text())
+        except ValueError:
+            content = None
+    signed = isinstance(content, dict) and "digest" in content
+    if not signed and (isinstance(content, list | dict) or not ours):
+        return {}  # somebody else's, or of a version without checksums
+    if not is_whole(content) or not isinstance(content.get("settings"), dict):
+        raise UserError(f"{file} is damaged: delete its folder, and it is made again")
+    return unsigned(content)
 
 
 def save_kept(path: Path, content: dict):
-    """Write a file of ours, JSON or torch's by its suffix, with a checksum of its content in it."""
-    content = {**content, "digest": digest(content)}
+    """Write a file of ours, JSON or torch's by its suffix; in it are its place and a checksum of its content."""
+    content = {**content, "kept_as": place_of(path)}
+    content["digest"] = digest(content)
     if path.suffix == ".json":
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(path, lambda beside: beside.write_text(text))
@@ -1027,30 +1050,35 @@ def save_kept(path: Path, content: dict):
         write_atomically(path, lambda beside: torch.save(content, beside))
 
 
-def load_kept(path: Path, cure="delete it, and it is made again") -> dict:
-    """What save_kept wrote there; UserError if it is not what the file holds now."""
+def load_kept(path: Path) -> dict:
+    """What save_kept wrote there; UserError if it is not what the file holds now, or is of another place."""
+    cure = "delete it, and it is made again"
     if not path.is_file():
-        raise UserError(damaged(path, cure))
+        raise UserError(f"{path} is damaged: {cure}")
     with open(path, "rb") as file:
         try:
             is_json = path.suffix == ".json"
             content = json.load(file) if is_json else torch.load(file, map_location="cpu", weights_only=True)
         except Exception:  # damaged bytes make the readers fail in many ways; each means the same to the user
             content = None
-    if not is_whole(content):
-        raise UserError(damaged(path, cure))
-    return {name: value for name, value in content.items() if name != "digest"}
+    if not is_whole(content) or content["kept_as"] != place_of(path):
+        raise UserError(f"{path} is damaged: {cure}")
+    return unsigned(content)
 
 
-def damaged(path, cure="delete it, and it is made again") -> str:
-    return f"{path} is damaged: {cure}"
+def unsigned(content: dict) -> dict:
+    return {name: value for name, value in content.items() if name not in ("digest", "kept_as")}
+
+
+def place_of(path: Path) -> str:
+    return f"{path.absolute().parent.name}/{path.name}"
 
 
 def is_whole(content) -> bool:
     """Whether it is a dict of save_kept's, with the content that its checksum was taken of."""
     try:
         rest = {name: value for name, value in content.items() if name != "digest"}
-        return content["digest"] == digest(rest)
+        return "kept_as" in rest and content["digest"] == digest(rest)
     except Exception:  # no dict, no checksum, nothing that a checksum can be taken of
         return False
 
@@ -1143,6 +1171,10 @@ def load_tensors(path, what):
     if not os.access(path, os.R_OK):
         raise UserError(f"{what}: {path} may not be read")
     try:
+        if zipfile.is_zipfile(path):  # torch writes checksums into its files, and does not look at them
+            with zipfile.ZipFile(path) as file:
+                if file.testzip():
+                    raise ValueError("checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the reader fail in many ways; each means the same to the user
         raise UserError(
@@ -1186,6 +1218,13 @@ class Parser(argparse.ArgumentParser):
             description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
         )
 
+    def parse_args(self, argv=None):
+        args = super().parse_args(argv)
+        for name, value in vars(args).items():
+            if value == []:  # what argparse makes of --name=--
+                self.error(f"--{name.replace('_', '-')}: a value is missing")
+        return args
+
     def error(self, message):
         raise UserError(f"{message} ({self.prog} --help lists the options)")
 
@@ -1202,9 +1241,13 @@ def at_least(least, kind=int, most=2**31):
 
 
 def path_of(text) -> Path:
-    if not text:
-        raise argparse.ArgumentTypeError("must not be empty")
-    return Path(text).expanduser()
+    if not str(text):
+        raise UserError("a path must not be empty")
+    with refused(f"{text} is no path"):  # ~nobody
+        return Path(text).expanduser()
+
+
+path_of.__name__ = "path"  # what argparse calls it in its message
 
 
 def common_options(description) -> Parser:
@@ -1275,9 +1318,10 @@ def keep_freed_memory():
 
 def check_writable(folder: Path, *sources):
     """Before any work: `folder` can be made and written to, and lies in none of the folders that are read."""
+    target = Path(os.path.realpath(folder))
     for source in sources:
-        read = Path(source).expanduser().resolve()
-        if read.is_dir() and (read == folder.resolve() or read in folder.resolve().parents):
+        read = Path(os.path.realpath(path_of(source)))
+        if read.is_dir() and (read == target or read in target.parents):
             raise UserError(f"--out {folder} lies in {source}, which is read: choose another")
     place = folder.absolute()
     while not place.exists():

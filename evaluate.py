@@ -242,6 +242,11 @@ class Training(NamedTuple):
     pool: lpqld.LabelPool | None  # of the set that --labels is for
 
 
+def find_images(name: str, data: Dataset, ipc, teacher_arch: str) -> Distilled | None:
+    """--ipc is for the sets that are made here; the others have the number that they have."""
+    return synthesize.find_images(name, data, ipc if name in synthesize.METHODS else None, teacher_arch)
+
+
 def describe_set(name, distilled: Distilled, data: Dataset, teacher: Teacher | None) -> Set:
     similarity = None
     if teacher:
@@ -421,7 +426,7 @@ def main(argv=None) -> dict:
     for name in archs:
         common.build_model(name, data.num_classes, data.image_size)  # complains in good time
     gift.check_view_factor(args.view_factor, data)
-    given = [synthesize.find_images(name, data, None, teacher_arch) for name in args.images]
+    given = [find_images(name, data, args.ipc, teacher_arch) for name in args.images]
     pool = lpqld.load_pool(args.labels, data, given[0]) if args.labels else None
     teacher = None
     if args.teacher or not args.labels:

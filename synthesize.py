@@ -12,7 +12,7 @@ distilled sets as they are found in the wild: RDED's, SRe2L's and LPLD's folders
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -472,7 +472,7 @@ class Distilled(NamedTuple):
 
     @property
     def name(self):
-        return Path(self.info["folder"]).resolve().name
+        return os.path.basename(os.path.realpath(self.info["folder"]))
 
 
 def digest_of(images: Tensor, labels: Tensor) -> str:
@@ -511,12 +511,10 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
 
     The class of a folder is the number in its name (00007, new007), or the data set's class of that name.
     """
-    path = Path(path).expanduser()
+    path = common.path_of(path)
     if not path.exists():
         raise UserError(f"--images {path} does not exist")
-    kept = {}
-    with suppress(UserError):  # there is none, or it is somebody else's
-        kept = common.load_kept(path / "settings.json")
+    kept = common.read_settings(path, ours=False)
     settings = kept.get("settings", {})
     if kept and "made_with" not in kept:
         raise UserError(f"--images {path} is unfinished: the command that makes it was stopped; run it again")

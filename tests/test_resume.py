@@ -265,7 +265,6 @@ def test_killed_while_a_file_is_written(whole_lpqld, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="a folder of ours without settings.json is taken for somebody else's", strict=True)
 def test_killed_before_a_stage_has_its_settings(whole_lpqld, tmp_path):
     """Twice, as on a disk that is full: the folder is there, and empty. A third run goes on."""
     for _ in range(2):
