@@ -1041,8 +1041,7 @@ def read_settings(folder: Path, ours=True) -> dict:
 
 def save_kept(path: Path, content: dict):
     """Write a file of ours, JSON or torch's by its suffix; in it are its place and a checksum of its content."""
-    content = {**content, "kept_as": place_of(path)}
-    content["digest"] = digest(content)
+    content = {**content, "kept_as": place_of(path), "digest": digest(content)}
     if path.suffix == ".json":
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(path, lambda beside: beside.write_text(text))
@@ -1077,8 +1076,7 @@ def place_of(path: Path) -> str:
 def is_whole(content) -> bool:
     """Whether it is a dict of save_kept's, with the content that its checksum was taken of."""
     try:
-        rest = {name: value for name, value in content.items() if name != "digest"}
-        return "kept_as" in rest and content["digest"] == digest(rest)
+        return "kept_as" in content and content["digest"] == digest(unsigned(content))
     except Exception:  # no dict, no checksum, nothing that a checksum can be taken of
         return False
 
