@@ -880,7 +880,7 @@ class Resumable:
             numbers["loss"] = float(self.log["loss"])
             if not math.isfinite(numbers["loss"]):
                 where = f"{self.title}: the loss is {numbers['loss']} in {self.unit} {done}"
-                raise UserError(f"{where}: it has diverged (a smaller --lr?)")
+                raise UserError(f"{where}: it has diverged")
         return {name: f"{value:.3g}" for name, value in numbers.items()}
 
     def keep(self, done):
