@@ -257,7 +257,7 @@ def kept_result(figure: Figure, args) -> dict | None:
     file = result_file(figure, args)
     if not file.exists():
         return None
-    with common.refused(common.damaged(file, "delete it, and the line is run again")):
+    with common.refused(f"{file} is damaged: delete it, and the line is run again"):
         content = json.loads(file.read_text())
         return content if content["command"] == figure.command else None
 
