@@ -645,8 +645,11 @@ def test_somebody_elses_folder_is_left_alone(tmp_path):
 
 def test_an_empty_folder_is_taken(tmp_path):
     """A run that was killed just then has left it."""
-    (tmp_path / "stage").mkdir()
-    assert common.stage_folder(tmp_path, "stage", {"a": 1}) == tmp_path / "stage"
+    for name, left in (("empty", []), ("begun", [".settings.json.0123abcd"])):
+        (tmp_path / name).mkdir()
+        for part in left:
+            (tmp_path / name / part).write_text("{")
+        assert common.stage_folder(tmp_path, name, {"a": 1}) == tmp_path / name
 
 
 def test_an_unfinished_stage_goes_on(tmp_path):
