@@ -905,11 +905,13 @@ def epochs_of(student: nn.Module, optimizer, epochs: int, seed: int, log: dict, 
         yield epoch
 
 
-def run_students(data: Dataset, name: str, settings: dict, seeds, train, **beside) -> dict:
+def run_students(data: Dataset, distilled, name: str, settings: dict, seeds, train, **beside) -> dict:
     """train(seed, progress file) for each seed, once; what they scored, with all that it rests on, kept as result.json.
 
     A student that is finished is kept as seed<n>.json and found there the next time.
     """
+    settings |= {"data": data.describe(), "images": distilled.info["digest"], "ipc": distilled.info["ipc"]}
+    settings |= {"width": data.default_width, "precision": precision_on(data.device)}
     folder = stage_folder(data.runs, name, settings)
     files = [folder / f"seed{seed}.json" for seed in seeds]
     reused = sum(file.exists() for file in files)
@@ -919,7 +921,7 @@ def run_students(data: Dataset, name: str, settings: dict, seeds, train, **besid
         return {**train(seeds[number], progress), "made_with": made_with(data.device)}
 
     students = make_pieces(files, make)
-    result = {**scores(students), "settings": settings, **beside, "students": students}
+    result = {**scores(students), "settings": settings, "images": distilled.info, **beside, "students": students}
     file = folder / "result.json"
     save_kept(file, {**result, "made_with": made_with(data.device)})
     return {**result, "file": str(file), "reused": reused}

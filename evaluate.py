@@ -193,17 +193,13 @@ def train_rded_student(
 
 
 def train_rded_students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: RdedProtocol, seeds) -> dict:
-    settings = {
-        "stage": "rded protocol", "data": data.describe(), "images": distilled.info["digest"],
-        "ipc": distilled.info["ipc"], "teacher": teacher.info["digest"], "width": data.default_width,
-        "precision": common.precision_on(data.device), **asdict(protocol),
-    }  # fmt: skip
+    settings = {"stage": "rded protocol", "teacher": teacher.info["digest"], **asdict(protocol)}
 
     def train(seed, progress):
         return train_rded_student(data, teacher, distilled, protocol, seed, progress)
 
     name = f"rded-{distilled.name}-{protocol.arch}-{protocol.loss}-{protocol.optimizer}"
-    return common.run_students(data, name, settings, seeds, train, teacher=teacher.info, images=distilled.info)
+    return common.run_students(data, distilled, name, settings, seeds, train, teacher=teacher.info)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

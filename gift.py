@@ -297,17 +297,13 @@ def train_student(
 
 def train_students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, seeds) -> dict:
     """Students of this protocol, one for each seed: their results, kept in a folder of their own."""
-    settings = {
-        "stage": "gift", "data": data.describe(), "images": distilled.info["digest"], "ipc": distilled.info["ipc"],
-        "teacher": teacher.info["digest"], "width": data.default_width,
-        "precision": common.precision_on(data.device), **asdict(protocol),
-    }  # fmt: skip
+    settings = {"stage": "gift", "teacher": teacher.info["digest"], **asdict(protocol)}
     name = f"gift-{distilled.name}-{protocol.arch}-{protocol.loss}-{protocol.optimizer}"
 
     def train(seed, progress):
         return train_student(data, teacher, distilled, protocol, seed, progress)
 
-    return common.run_students(data, name, settings, seeds, train, teacher=teacher.info, images=distilled.info)
+    return common.run_students(data, distilled, name, settings, seeds, train, teacher=teacher.info)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -426,11 +426,7 @@ def train_student(data: Dataset, pool: LabelPool, protocol: Protocol, arch: str,
 def train_students(data: Dataset, distilled: Distilled, pool: LabelPool, protocol: Protocol, arch: str, seeds) -> dict:
     """Students from this pool, one for each seed: their results, kept in a folder of their own; their labels' bytes."""
     made = pool.made
-    settings = {
-        "stage": "lpqld", "data": data.describe(), "images": distilled.info["digest"], "ipc": distilled.info["ipc"],
-        "labels": pool.info["digest"], "arch": arch, "width": data.default_width,
-        "precision": common.precision_on(data.device), **asdict(protocol),
-    }  # fmt: skip
+    settings = {"stage": "lpqld", "labels": pool.info["digest"], "arch": arch, **asdict(protocol)}
     ways = f"p{made.prune:g}-k{made.top_k}-{protocol.reuse}" + "-ca" * protocol.calibrate
     full = len(distilled.images) * made.epochs * data.num_classes * 2
     sizes = {
@@ -443,8 +439,7 @@ def train_students(data: Dataset, distilled: Distilled, pool: LabelPool, protoco
         return train_student(data, pool, protocol, arch, seed, progress)
 
     name = f"lpqld-{distilled.name}-{arch}-{ways}"
-    beside = {**sizes, "labels": pool.info, "images": distilled.info}
-    return common.run_students(data, name, settings, seeds, train, **beside)
+    return common.run_students(data, distilled, name, settings, seeds, train, **sizes, labels=pool.info)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

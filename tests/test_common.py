@@ -13,6 +13,7 @@ import tarfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -583,16 +584,17 @@ def test_students_are_trained_once_and_their_results_kept(tmp_path):
         return {"seed": seed, "top1": 50.0 + seed, "top5": 90.0, "checks": [(1, 60.0, 90.0), (2, 50.0 + seed, 90.0)]}
 
     settings = {"stage": "test", "lr": 0.1}
-    first = common.run_students(data, "students", settings, [0, 2], train, labels="of a pool")
+    distilled = SimpleNamespace(info={"digest": "12345678", "ipc": 3})
+    first = common.run_students(data, distilled, "students", settings, [0, 2], train, labels="of a pool")
     assert first["top1"] == {"mean": 51.0, "std": 1.0, "values": [50.0, 52.0]}
     assert first["best_check_top1"]["mean"] == 60.0
     assert first["reused"] == 0
     assert Path(first["file"]) == tmp_path / "students" / "result.json"
     kept = common.load_kept(Path(first["file"]))
-    assert (kept["settings"], kept["labels"]) == (settings, "of a pool")
+    assert (kept["settings"]["lr"], kept["settings"]["images"], kept["labels"]) == (0.1, "12345678", "of a pool")
     assert not list(tmp_path.rglob("*progress*"))
 
-    again = common.run_students(data, "students", settings, [0, 1, 2], train)
+    again = common.run_students(data, distilled, "students", settings, [0, 1, 2], train)
     assert again["reused"] == 2
     assert trained == [0, 2, 1]
     assert again["top1"]["values"] == [50.0, 51.0, 52.0]
@@ -764,6 +766,7 @@ def test_a_torch_file_of_any_length_is_called_not_whole(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.slow
 def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
     """Of all bits of a teacher's file; what changes nothing lies in padding, and in what zip notes twice."""
     path = tmp_path / "teacher.pt"

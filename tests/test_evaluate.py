@@ -122,6 +122,7 @@ def test_a_failed_cell_is_a_marked_cell(fake_students, small_teacher, tmp_path, 
     assert ["failed" in row for row in kept["rows"]] == [False] * 3
 
 
+@pytest.mark.slow
 def test_uneven_sets_have_no_baseline(fake_students, small_teacher, tmp_path):
     uneven = write_numbered(tmp_path / "uneven")
     (uneven / "00003" / "00001.png").unlink()
@@ -132,6 +133,7 @@ def test_uneven_sets_have_no_baseline(fake_students, small_teacher, tmp_path):
     assert [row["ior"] for row in rows] == [None, None, 10.0]  # random, uneven, even
 
 
+@pytest.mark.slow
 def test_sets_of_two_sizes_have_two_baselines(fake_students, small_teacher, tmp_path):
     one = write_numbered(tmp_path / "one", ipc=1)
     two = write_numbered(tmp_path / "two", ipc=2)

@@ -253,6 +253,7 @@ def test_a_row_is_held_against_its_limit(row):
     assert found["images_per_step"] == expected.get(row, size.batch)
 
 
+@pytest.mark.slow
 def test_benchmark_prints_a_row_and_writes_it(in_process, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "in_its_own_process", lambda function, *words: function(*words))
     words = ("--sizes", "tiny-test", "--seconds", 0.01, "--device", "cpu", "--only", "recovery")

@@ -142,6 +142,7 @@ def test_a_killed_run_ends_where_an_uninterrupted_one_ends(stop, whole, small_te
     assert what_is_there(tmp_path) == whole(name)
 
 
+@pytest.mark.slow
 def test_what_was_done_is_not_done_again(fashion, small_teacher, tmp_path, monkeypatch):
     """A student goes on after the last epoch that was kept, and its seconds go on too."""
     data, teacher = fashion._replace(runs=tmp_path), small_teacher[1]
@@ -188,6 +189,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 import common, lpqld, synthesize
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
 where, write, when, number = sys.argv[1:5]
 del sys.argv[1:5]
 common.KEEP_EVERY = 0
@@ -216,54 +218,31 @@ def run_and_kill(out, where, write, when="after", number=signal.SIGKILL):
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=280)
 
 
-@pytest.fixture(scope="module")
-def whole_lpqld(tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole-lpqld")
-    done = run_and_kill(out, "nowhere", 0)
-    assert done.returncode == 0, done.stderr
-    return what_is_there(out)
-
-
 @pytest.mark.slow
-def test_lpqld_killed_in_each_stage_ends_where_an_uninterrupted_run_ends(whole_lpqld, tmp_path):
-    """kill -9 in training the teacher, squeeze, recovery, labelling and training, one after the other."""
-    stops = (
-        ("teacher-conv3/progress.pt", 1),
-        ("statistics-conv3/progress.pt", 10),
-        ("groups-0-9.progress.pt", 50),
-        ("labels-4-7.pt", 1),
-        ("seed0.progress.pt", 8),
-    )
-    for where, write in stops:
-        done = run_and_kill(tmp_path, where, write)
+def test_lpqld_killed_again_and_again_ends_where_an_uninterrupted_run_ends(tmp_path):
+    """kill -9 in training the teacher, in recovery, and while the pool is written: what lies beside it is no file of
+    ours yet, and is not taken for one. Then Ctrl-C in training the student: one line, status 130."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = run_and_kill(whole, "nowhere", 0)
+    assert done.returncode == 0, done.stderr
+
+    for where, write, when in (
+        ("teacher-conv3/progress.pt", 1, "after"),
+        ("groups-0-9.progress.pt", 50, "after"),
+        ("labels.pt", 1, "before"),
+    ):
+        done = run_and_kill(killed, where, write, when)
         assert done.returncode == -signal.SIGKILL, done.stderr
-        assert [path for path in tmp_path.rglob("*") if where in str(path)]
-    done = run_and_kill(tmp_path, "nowhere", 0)
-    assert done.returncode == 0, done.stderr
-    assert what_is_there(tmp_path) == whole_lpqld
-
-
-@pytest.mark.slow
-def test_killed_while_a_file_is_written(whole_lpqld, tmp_path):
-    """What lies beside is no file of ours yet: the next run does not take it for one, and makes its own."""
-    done = run_and_kill(tmp_path, "labels.pt", 1, "before")
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    (beside,) = tmp_path.rglob(".*")
-    done = run_and_kill(tmp_path, "nowhere", 0)
-    assert done.returncode == 0, done.stderr
-    beside.unlink()
-    assert what_is_there(tmp_path) == whole_lpqld
-
-
-@pytest.mark.slow
-def test_interrupted_in_a_process_of_its_own(whole_lpqld, tmp_path):
-    """Ctrl-C: one line, status 130, and the same command goes on."""
-    done = run_and_kill(tmp_path, "seed0.progress.pt", 8, number=signal.SIGINT)
+        assert [path for path in killed.rglob("*") if where in str(path)]
+    done = run_and_kill(killed, "seed0.progress.pt", 8, number=signal.SIGINT)
     assert done.returncode == 130 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("stopped; the same command goes on")
-    done = run_and_kill(tmp_path, "nowhere", 0)
+
+    done = run_and_kill(killed, "nowhere", 0)
     assert done.returncode == 0, done.stderr
-    assert what_is_there(tmp_path) == whole_lpqld
+    (beside,) = killed.rglob(".*")
+    beside.unlink()
+    assert what_is_there(killed) == what_is_there(whole)
 
 
 # --- what a stop says

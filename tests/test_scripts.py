@@ -285,6 +285,7 @@ def test_lpqld_at_the_settings_of_the_papers(returned, tmp_path, monkeypatch, na
 # --- what stands on stderr, and a process of its own
 
 
+@pytest.mark.slow
 def test_bars_on_a_terminal(in_process, small_teacher, tmp_path, short_recovery, monkeypatch):
     """Each of the longer parts has a bar with its name."""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
@@ -332,10 +333,10 @@ def test_every_script_in_a_process_of_its_own(run, tmp_path):
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", ["gift.py", "lpqld.py", "synthesize.py", "evaluate.py"])
-def test_help(run, script, tmp_path):
-    done = run(script, "--help", cwd=tmp_path)
-    assert done.returncode == 0 and done.stderr == ""
-    assert f"python {script}" in done.stdout and "--teacher-epochs" in done.stdout and "--out" in done.stdout
+@pytest.mark.parametrize("script", [gift, lpqld, synthesize, evaluate], ids=lambda script: script.__name__)
+def test_help(script, in_process, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, shown, err = in_process(script, "--help")
+    assert (status, err) == (0, "")
+    assert f"python {script.__name__}.py" in shown and "--teacher-epochs" in shown and "--out" in shown
     assert list(tmp_path.iterdir()) == []

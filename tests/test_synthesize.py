@@ -330,6 +330,7 @@ def test_images_sort_by_number_not_by_name(tmp_path, fashion):
     assert distilled.images[:11, 0, 0, 0].tolist() == list(range(11))
 
 
+@pytest.mark.slow
 def test_folders_sort_by_number_not_by_name(tmp_path, fashion):
     wide = fashion._replace(class_names=[f"c{i}" for i in range(1002)], image_size=4)
     for c in range(1002):
