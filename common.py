@@ -14,13 +14,15 @@ import platform
 import re
 import secrets
 import shlex
+import shutil
+import socket
 import statistics
 import sys
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from datetime import datetime, timedelta, timezone
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -30,7 +32,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torchvision.transforms import functional as pil_transforms
 from tqdm import tqdm
 
@@ -379,9 +381,10 @@ class Split:
         """A few images, without reading the whole split."""
         return self.load(indices) if self.paths is None else self.decode(indices.tolist())
 
-    def batches(self, size, first=0):
-        """The images in order, (uint8 [B, 3, S, S], labels [B]), from batch `first` on."""
-        for part, images in self.load_each(torch.arange(len(self)).split(size)[first:]):
+    def batches(self, size, indices=None):
+        """(uint8 [B, 3, S, S], labels [B]) of all images, or of these, in order."""
+        indices = torch.arange(len(self)) if indices is None else indices
+        for part, images in self.load_each(indices.split(size)):
             yield images, self.labels[part.to(self.device)]
 
     @cached_property
@@ -637,7 +640,7 @@ def load_teacher(data: Dataset, arch: str, checkpoint=None, epochs=None, seed=0)
         source, how = own_teacher(data, arch, epochs or data.teacher_epochs, seed)
         model, recorded = read_teacher(source, arch, data, ours=True)
     model = model.to(data.device).eval().requires_grad_(False)
-    top1, _ = accuracy(model, data.test, data.colours)
+    top1, _ = once(lambda: accuracy(model, data.test, data.colours))
     width = len(model.layers["conv"][0].weight) if isinstance(model, ConvNet) else None
     named = f"{arch} of width {width}" if width else arch
     published = PUBLISHED_TEACHERS.get((data.name, arch))
@@ -708,6 +711,8 @@ def own_teacher(data: Dataset, arch, epochs, seed) -> tuple[Path, str]:
     }  # fmt: skip
 
     def make(folder):
+        if rank:
+            return
         data.test.read()
         seed_torch(seed, TEACHER)
         model = build_model(arch, data.num_classes, data.image_size, data.default_width).to(data.device)
@@ -912,19 +917,25 @@ def run_students(data: Dataset, distilled, name: str, settings: dict, seeds, tra
     """
     settings |= {"data": data.describe(), "images": distilled.info["digest"], "ipc": distilled.info["ipc"]}
     settings |= {"width": data.default_width, "precision": precision_on(data.device)}
-    folder = stage_folder(data.runs, name, settings)
-    files = [folder / f"seed{seed}.json" for seed in seeds]
-    reused = sum(file.exists() for file in files)
-    data.test.read()
+
+    def begin():
+        folder = stage_folder(data.runs, name, settings)
+        files = [folder / f"seed{seed}.json" for seed in seeds]
+        return folder / "result.json", files, sum(file.exists() for file in files)
 
     def make(number, progress):
         return {**train(seeds[number], progress), "made_with": made_with(data.device)}
 
-    students = make_pieces(files, make)
-    result = {**scores(students), "settings": settings, "images": distilled.info, **beside, "students": students}
-    file = folder / "result.json"
-    save_kept(file, {**result, "made_with": made_with(data.device)})
-    return {**result, "file": str(file), "reused": reused}
+    def finish():
+        students = [load_kept(file) for file in files]
+        result = {**scores(students), "settings": settings, "images": distilled.info, **beside, "students": students}
+        save_kept(result_file, {**result, "made_with": made_with(data.device)})
+        return {**result, "file": str(result_file), "reused": reused}
+
+    result_file, files, reused = once(begin)
+    data.test.read()
+    make_pieces(files, make)
+    return once(finish)
 
 
 def mean_std(values: list[float]) -> dict:
@@ -959,49 +970,136 @@ def print_result(result: dict, teacher: Teacher | None):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Several processes, by torchrun. What they make is in files, and is the same for any number of them
+
+
+def told_by_torchrun(name: str, alone: int) -> int:
+    return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
+
+
+rank, world = told_by_torchrun("RANK", 0), told_by_torchrun("WORLD_SIZE", 1)  # of one that is alone: 0, 1
+
+
+def join_others(out: Path):
+    """Before any work: meet the other processes, and make sure that all of them see one folder --out."""
+    if world == 1:
+        return
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo", timeout=timedelta(days=100))  # on CPUs: what is told is small
+    token = once(lambda: secrets.token_hex(4))
+    marks = [out / f".{token}-{number}" for number in range(world)]
+    write_atomically(marks[rank], lambda beside: beside.touch())
+    wait()
+    seen = [mark.exists() for mark in marks]
+    wait()
+    marks[rank].unlink()
+    if not all(seen):
+        raise UserError(f"--out {out} is not one folder that all {world} processes share")
+
+
+def with_others(call, *args):
+    """A call that all processes make, each of which waits for the others."""
+    try:
+        if world > 1:
+            call(*args)
+    except RuntimeError as error:
+        raise OthersEnded(f"another process has ended ({one_line(error)})") from None
+
+
+def wait():
+    with_others(distributed.barrier)
+
+
+@contextmanager
+def alone():
+    """Here a process makes everything itself, and waits for nobody."""
+    global rank, world
+    both = rank, world
+    rank, world = 0, 1
+    try:
+        yield
+    finally:
+        rank, world = both
+
+
+def share(jobs, do, title=None):
+    """do(job) for each job: every process does its share, alone; then all wait for the last."""
+    mine = jobs[rank::world]
+    with alone():
+        for job in progress_bar(mine, title, len(mine)) if title else mine:
+            do(job)
+    wait()
+
+
+def once(make):
+    """make() by process 0, alone; all are told what it returns."""
+    told = [None]
+    if rank == 0:
+        with alone():
+            told = [make()]
+    with_others(distributed.broadcast_object_list, told)
+    return told[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Stages, and files of ours: written whole, with a checksum, and found again by the settings that they were made with
 
 
 def stage(data: Dataset, name: str, settings: dict, make, product="settings.json") -> tuple[Path, bool]:
     """(the folder of a stage with these settings, whether it was there): make(folder) fills it, once.
 
-    `product` is what others read there: where it has been deleted it is made again.
+    `product` is what others read there: where it has been deleted it is made again. Every process calls make(): they
+    share its pieces, and what is one piece is left to process 0 (`if common.rank: return`), for which the others wait.
     """
-    folder = stage_folder(data.runs, name, settings)
-    kept = read_settings(folder)
-    if "made_with" in kept and (folder / product).exists():
-        return folder, True
-    more = make(folder) or {}
-    save_kept(folder / "settings.json", {**kept, **more, "made_with": made_with(data.device)})
-    (folder / "progress.pt").unlink(missing_ok=True)
-    return folder, False
+
+    def look():
+        folder = stage_folder(data.runs, name, settings)
+        kept = read_settings(folder)
+        return folder, kept, "made_with" in kept and (folder / product).exists()
+
+    def finish():
+        save_kept(folder / "settings.json", {**kept, **more, "made_with": made_with(data.device)})
+        (folder / "progress.pt").unlink(missing_ok=True)
+
+    folder, kept, there = once(look)
+    if not there:
+        more = make(folder) or {}
+        once(finish)
+    return folder, there
 
 
-def make_pieces(files: list[Path], make, title=None) -> list[dict]:
-    """make(number, progress file) for each of these files that is not there, kept in it; what all of them hold.
+def make_pieces(files: list[Path], make, title=None):
+    """Keep make(number, progress file) in each of these files that is not there. The processes share them.
 
-    A run that was stopped goes on with the piece that is missing, from where its progress file stands.
+    A run that was stopped goes on with the pieces that are missing, from where their progress files stand.
     """
-    pieces = []
-    for number, file in enumerate(progress_bar(files, title, len(files)) if title else files):
-        progress = file.with_suffix(".progress.pt")
-        if not file.exists():
-            save_kept(file, make(number, progress))
+
+    def make_one(number):
+        progress = files[number].with_suffix(".progress.pt")
+        if not files[number].exists():
+            save_kept(files[number], make(number, progress))
         progress.unlink(missing_ok=True)
-        pieces.append(load_kept(file))
-    return pieces
+
+    share(range(len(files)), make_one, title)
+
+
+PIECES = 8  # at least, where there is that much to share: a GPU each for eight processes
+
+
+def cut(count: int, most: int, pieces: int = 1) -> list[Tensor]:
+    """0 ... count - 1 in pieces of at most `most`, as even as can be, and no fewer than `pieces` if there are as many.
+
+    Pieces are cut by the work, not by the number of processes: what is made must not depend on that.
+    """
+    return list(torch.arange(count).tensor_split(max(-(-count // most), min(count, pieces))))
 
 
 def stage_folder(parent: Path, name: str, settings: dict) -> Path:
     """`name`, or `name-<digest>` where `name` was made with other settings, with these settings in settings.json."""
     settings = json.loads(json.dumps(settings))  # as they will be read back: tuples are lists
     for folder in (parent / name, parent / f"{name}-{digest(settings)}"):
-        clear_unsettled(folder)
-        try:
-            folder.mkdir(parents=True)  # fails if it is there: of two processes at once one gets the name
-            save_kept(folder / "settings.json", {"settings": settings})
-        except FileExistsError:
-            pass
+        if not (folder / "settings.json").exists():
+            new_folder(folder, settings)
         kept = read_settings(folder).get("settings")
         if kept == settings:
             return folder
@@ -1011,13 +1109,22 @@ def stage_folder(parent: Path, name: str, settings: dict) -> Path:
     raise UserError(f"{folder} is in the way: it holds no settings of ours; move it away")
 
 
-def clear_unsettled(folder: Path):
-    """Remove what a run leaves that was killed before it had written its settings: nothing, or a part of them."""
-    if not (folder / "settings.json").exists():
-        for left in folder.glob(".settings.json.????????"):
-            left.unlink(missing_ok=True)
-        with suppress(OSError):  # there is none, or it holds something else
-            folder.rmdir()
+def new_folder(folder: Path, settings: dict):
+    """A folder that appears with its settings in it; if there is one by then, that stays."""
+    beside = place_beside(folder)
+    save_kept(beside / "settings.json", {"settings": settings}, place_of(folder / "settings.json"))
+    with suppress(OSError):
+        beside.rename(folder)
+    shutil.rmtree(beside, ignore_errors=True)
+
+
+def place_beside(path: Path) -> Path:
+    """Where to write what is then renamed to `path`; what killed writers left there ten minutes ago is removed."""
+    for left in path.parent.glob(f".{path.name}.????????"):
+        with suppress(OSError):  # another writer may be done with it just now
+            if time.time() - left.stat().st_mtime > 600:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def read_settings(folder: Path, ours=True) -> dict:
@@ -1041,9 +1148,9 @@ def read_settings(folder: Path, ours=True) -> dict:
     return unsigned(content)
 
 
-def save_kept(path: Path, content: dict):
+def save_kept(path: Path, content: dict, kept_as=None):
     """Write a file of ours, JSON or torch's by its suffix; in it are its place and a checksum of its content."""
-    content = {**content, "kept_as": place_of(path), "digest": digest(content)}
+    content = {**content, "kept_as": kept_as or place_of(path), "digest": digest(content)}
     if path.suffix == ".json":
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(path, lambda beside: beside.write_text(text))
@@ -1099,13 +1206,9 @@ def write_atomically(path: Path, write):
     path = Path(path)
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is no regular file: nothing is written there")
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    beside = place_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(f".{path.name}.????????"):
-            with suppress(FileNotFoundError):  # another writer may be done with it just now
-                if time.time() - left.stat().st_mtime > 600:  # of a writer that was killed
-                    left.unlink()
         write(beside)
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
@@ -1122,6 +1225,7 @@ def made_with(device) -> dict:
     return {
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "device": name,
+        "processes": told_by_torchrun("WORLD_SIZE", 1),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "python": platform.python_version(),
@@ -1135,6 +1239,10 @@ def made_with(device) -> dict:
 
 class UserError(ValueError):
     """What the user can put right: a script prints it as one line on stderr and ends with status 2."""
+
+
+class OthersEnded(UserError):
+    """Another process, for which this one waited, has ended."""
 
 
 def one_line(error) -> str:
@@ -1193,17 +1301,33 @@ def run_script(main):
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal may lack the plus-minus sign
     try:
-        main()
+        with only_first_speaks():
+            main()
     except BrokenPipeError:  # `| head` has read enough
         sys.exit(1)
     except (UserError, OSError, RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not out_of_memory(error):
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        where = ""
+        if rank or isinstance(error, OthersEnded):
+            time.sleep(10)  # who can say it better does so by then, and torchrun ends this process
+            where = f" (process {rank} of {world}, from 0, on {socket.gethostname()})"
+        print(f"error: {one_line(error)}{where}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from what was kept last: stages, and each minute", file=sys.stderr)
+        if rank == 0:
+            print("stopped; the same command goes on from what was kept last: stages, and each minute", file=sys.stderr)
         sys.exit(130)
+
+
+@contextmanager
+def only_first_speaks():
+    """Process 0 prints and shows bars; of the others one sees what ends them."""
+    if rank == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        yield
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1279,9 +1403,11 @@ def start(args) -> tuple[Dataset, str]:
     device = set_up_device(args.device, args.precision)
     images = getattr(args, "images", [])
     check_writable(args.out, *([images] if isinstance(images, str) else images))
-    data = load_dataset(
-        args.dataset, device, args.arch, args.image_size, args.width, args.colours, args.data_root, args.out
-    )
+    join_others(args.out)
+    asked = (args.dataset, device, args.arch, args.image_size, args.width, args.colours, args.data_root, args.out)
+    data = load_dataset(*asked) if rank == 0 else None  # first one process: it may have to download
+    wait()
+    data = data or load_dataset(*asked)
     arch = args.arch or data.default_arch
     build_model(arch, data.num_classes, data.image_size, data.default_width)
     return data, arch
@@ -1292,16 +1418,31 @@ def set_up_device(name=None, precision=None):
     global PRECISION
     PRECISION = precision
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    here = told_by_torchrun("LOCAL_WORLD_SIZE", 1)
+    if here > 1 and name == "cuda":  # each process takes one
+        gpus = torch.cuda.device_count()
+        if here > gpus:
+            raise UserError(f"{here} processes for {gpus} GPUs: a smaller --nproc-per-node, or --device cpu")
+        name = f"cuda:{told_by_torchrun('LOCAL_RANK', 0)}"
     with refused(f"--device {name} cannot be used", RuntimeError, AssertionError):
         device = torch.device(name)
         torch.zeros(1, device=device)
     if device.type == "cpu":
         keep_freed_memory()
+        if here > 1:
+            torch.set_num_threads(max(1, cores() // here))
+    if device.index is not None and device.type == "cuda":
+        torch.cuda.set_device(device)
     if device.type == "cuda":  # same seed, same device, same result: for every network that torch can do so for
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     return device
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def keep_freed_memory():

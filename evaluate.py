@@ -21,6 +21,7 @@ IOR and HLR as DD-Ranking (arXiv 2505.13300) defines them. Written: evaluate.jso
 import math
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -235,7 +236,7 @@ class Training(NamedTuple):
     epochs: int | None
     seeds: range
     view_factor: int | None
-    pool: lpqld.LabelPool | None  # of the set that --labels is for
+    pools: dict  # label pool of each set, by the set's digest, with --labels
 
 
 def find_images(name: str, data: Dataset, ipc, teacher_arch: str) -> Distilled | None:
@@ -274,7 +275,7 @@ def train_cell(data: Dataset, teacher: Teacher | None, cell: Cell, training: Tra
     """Students of a cell, by GIFT's or RDED's protocol or, with a label pool, LPQLD's; finished ones are read."""
     distilled, epochs, factor = cell.set.distilled, training.epochs, training.view_factor
     if training.protocol == "pool":
-        return train_from_pool(data, teacher, cell, training)
+        return train_from_pool(data, cell, training)
     if training.protocol == "rded":
         protocol = rded_protocol(data, teacher, distilled, cell.arch, cell.loss, cell.optimizer, factor, epochs)
         result = train_rded_students(data, teacher, distilled, protocol, training.seeds)
@@ -286,12 +287,23 @@ def train_cell(data: Dataset, teacher: Teacher | None, cell: Cell, training: Tra
     return {**result, "label_bytes": 0 if cell.loss == "ce" else weight_bytes(teacher)}
 
 
-def train_from_pool(data: Dataset, teacher: Teacher | None, cell: Cell, training: Training) -> dict:
-    """By lpqld.py's protocol for the data set; a baseline's labels are made as those of the pool were."""
-    distilled, pool = cell.set.distilled, training.pool
-    protocol = lpqld.protocol_of_pool(lpqld.protocol_for(data, len(distilled.images)), pool)
-    if distilled.info["digest"] != pool.info["settings"]["images (hash)"]:
-        pool = lpqld.label_pool(data, teacher, distilled, protocol, training.seeds[0])
+def pools_of(sets: list[Set], data: Dataset, teacher: Teacher | None, pool: lpqld.LabelPool, seed: int) -> dict:
+    """The stored pool for the set that it belongs to; for a baseline one that is made in the same way."""
+    pools = {}
+    for kept in sets:
+        digest, count = kept.distilled.info["digest"], len(kept.distilled.images)
+        pools[digest] = pool
+        if digest != pool.info["settings"]["images (hash)"]:
+            protocol = lpqld.protocol_of_pool(lpqld.protocol_for(data, count), pool)
+            pools[digest] = lpqld.label_pool(data, teacher, kept.distilled, protocol, seed)
+    return pools
+
+
+def train_from_pool(data: Dataset, cell: Cell, training: Training) -> dict:
+    """By lpqld.py's protocol for the data set."""
+    distilled = cell.set.distilled
+    pool = training.pools[distilled.info["digest"]]
+    protocol = lpqld.protocol_for(data, len(distilled.images))
     protocol = lpqld.protocol_of_pool(protocol, pool, training.epochs)
     return lpqld.train_students(data, distilled, pool, protocol, cell.arch, training.seeds)
 
@@ -443,7 +455,8 @@ def main(argv=None) -> dict:
         full = {name: full_data_top1(data, teacher, name, args.teacher_epochs, args.seed) for name in archs}
 
     seeds = range(args.seed, args.seed + args.repeats)
-    training = Training(args.protocol, args.epochs, seeds, view_factor, pool)
+    pools = pools_of(sets, data, teacher, pool, args.seed) if pool else {}
+    training = Training(args.protocol, args.epochs, seeds, view_factor, pools)
     settings = {
         "stage": "evaluate", "data": data.describe(), "images": [kept.distilled.info["digest"] for kept in sets],
         "teacher": teacher.info["digest"] if teacher else None, "archs": archs, "losses": args.losses,
@@ -455,10 +468,6 @@ def main(argv=None) -> dict:
         "full_data_hard_label_top1": full, "original_bytes": data.train.stored_bytes, "settings": settings,
         "teacher": teacher.info if teacher else None, "sets": {kept.name: kept.distilled.info for kept in sets},
     }  # fmt: skip
-    folder = common.stage_folder(data.runs, "evaluate", settings)
-    for kept in sets:
-        path = folder / f"grid-{kept.distilled.info['digest']}.png"
-        synthesize.save_grid(path, kept.distilled.images, kept.distilled.labels)
     cells = [
         Cell(kept, name, loss, optimizer)
         for name in archs
@@ -466,7 +475,9 @@ def main(argv=None) -> dict:
         for optimizer in args.optimizers
         for kept in sets
     ]
-    rows = train_cells(data, teacher, cells, training, folder, about)
+    if common.world > 1:
+        train_ahead(data, teacher, cells, training)
+    folder, rows = common.once(lambda: train_cells(data, teacher, cells, training, about))
     known = ", ".join(f"{name} {top1:.1f} %" for name, top1 in full.items() if top1 is not None)
     print(f"\nfull data with hard labels: {known}" if known else "")
     print(f"table:    {folder / 'evaluate.md'}, {folder / 'evaluate.json'}; pictures: {folder}/grid-*.png")
@@ -478,8 +489,23 @@ def main(argv=None) -> dict:
     return {"rows": rows, **about, "made_with": common.made_with(data.device), "file": str(folder / "evaluate.json")}
 
 
-def train_cells(data: Dataset, teacher, cells: list[Cell], training: Training, folder: Path, about: dict):
-    """A row for each cell, printed and written as soon as it is there; one that fails is marked, the others go on."""
+def train_ahead(data: Dataset, teacher: Teacher | None, cells: list[Cell], training: Training):
+    """The processes share the students of all cells; process 0 finds them then. One that fails fails there again."""
+
+    def train(job):
+        cell, seed = job
+        with suppress(UserError, RuntimeError, MemoryError):
+            train_cell(data, teacher, cell, training._replace(seeds=[seed]))
+
+    common.share([(cell, seed) for cell in cells for seed in training.seeds], train)
+
+
+def train_cells(data: Dataset, teacher: Teacher | None, cells: list[Cell], training: Training, about: dict):
+    """(folder, rows): a row is printed and written as soon as it is there; one that fails is marked, others go on."""
+    folder = common.stage_folder(data.runs, "evaluate", about["settings"])
+    for distilled in {cell.set.distilled.info["digest"]: cell.set.distilled for cell in cells}.values():
+        path = folder / f"grid-{distilled.info['digest']}.png"
+        synthesize.save_grid(path, distilled.images, distilled.labels)
     rows, random_top1 = [], {}
     print()
     print_row(list(COLUMNS))
@@ -495,7 +521,7 @@ def train_cells(data: Dataset, teacher, cells: list[Cell], training: Training, f
             rows.append({**names_of(cell), "failed": common.one_line(error)[:200]})
         print_row(cells_of(rows[-1]))
         write_tables(folder, rows, about, data.device)
-    return rows
+    return folder, rows
 
 
 def rded_factor(asked: int | None, sets: list[Set], data: Dataset) -> int:

@@ -446,7 +446,7 @@ def train_students(data: Dataset, distilled: Distilled, pool: LabelPool, protoco
 # The pool's file
 
 FORMAT = "lpqld label pool 2"
-LABELS_PER_PIECE = 2**14  # what a run that was killed does not make again
+LABELS_PER_PIECE = 2**11  # at most: what a killed run may lose, and what processes share
 
 
 def pool_settings(protocol: Protocol, data: Dataset, distilled: Distilled, teacher_digest, seed: int) -> dict:
@@ -467,7 +467,6 @@ def pool_settings(protocol: Protocol, data: Dataset, distilled: Distilled, teach
     }
 
 
-@torch.no_grad()
 def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, seed: int, path: Path):
     """Label every view of the pool, and write it. The teacher sees the mixed view; labels are never mixed.
 
@@ -484,13 +483,16 @@ def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: P
     order, draws = (x.to(data.device) for x in drawn)
     views = LabelPool(protocol, None, None, order, draws, data, distilled.images, {})  # no labels yet
 
-    pieces = torch.arange(in_pool).split(max(1, LABELS_PER_PIECE // size))
+    pieces = common.cut(in_pool, max(1, LABELS_PER_PIECE // size))
     files = [path.with_name(f"{path.stem}-{piece[0]}-{piece[-1]}.pt") for piece in pieces]
 
     def make(number, progress):
         return label_piece(views, teacher.model, pieces[number].tolist())
 
-    made = common.make_pieces(files, make, "labels")
+    common.make_pieces(files, make, "labels")
+    if common.rank:
+        return
+    made = [common.load_kept(file) for file in files]
     values = torch.cat([piece["values"] for piece in made])
     settings = pool_settings(protocol, data, distilled, teacher.info["digest"], seed)
     content = {"settings": settings, "values": values, "sketch": views.sketch()}
@@ -502,6 +504,7 @@ def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: P
         file.unlink()
 
 
+@torch.no_grad()
 def label_piece(views: LabelPool, teacher: nn.Module, numbers: list[int]) -> dict:
     """The labels of some label batches: values [n, B, k], and, unless all are kept, classes [n, B, k]; on the CPU."""
     size, k, num_classes = views.made.batch_size, views.made.top_k, views.data.num_classes
@@ -630,24 +633,36 @@ def ablation(
         "stage": "ablation", "data": data.describe(), "images": distilled.info["digest"], "seeds": list(seeds),
         "teacher": teacher.info["digest"], "arch": arch, "width": data.default_width, "protocol": asdict(protocol),
     }  # fmt: skip
-    folder = common.stage_folder(data.runs, f"ablation-{distilled.name}-{arch}", settings)
-    print(f"students: {arch}, {protocol.optimizer}, {protocol.epochs} epochs; p {protocol.prune}, MR-{protocol.top_k}")
-    print(f"\n{'labels':16}{'bytes':>12}{'smaller':>9}   top-1, %       top-5, %       ({len(seeds)} x trained)")
-    rows = {}
-    for name, parts in ABLATION.items():
-        row = replace(protocol, **parts)
+    protocols = {name: replace(protocol, **parts) for name, parts in ABLATION.items()}
+    for row in protocols.values():
         row.top_k = row.top_k or data.num_classes
-        pool = label_pool(data, teacher, distilled, row, seed)
-        result = train_students(data, distilled, pool, row, arch, seeds)
-        pool = None  # before the next one is made
-        rows[name] = {key: value for key, value in result.items() if key not in ("images", "students")}  # in its file
-        size = f"{result['label_bytes']:>12,}{result['times_smaller']:8.1f}x"
-        print(f"{name:16}{size}   {common.spread(result['top1']):15}{common.spread(result['top5'])}", flush=True)
-    result = {"rows": rows, "settings": settings, "teacher": teacher.info, "images": distilled.info}
-    file = folder / "ablation.json"
-    common.save_kept(file, {**result, "made_with": common.made_with(data.device)})
-    print(f"\nresult:   {file}")
-    return {**result, "file": str(file)}
+
+    def train_row(name, seeds):
+        pool = label_pool(data, teacher, distilled, protocols[name], seed)
+        return train_students(data, distilled, pool, protocols[name], arch, seeds)
+
+    def table():
+        folder = common.stage_folder(data.runs, f"ablation-{distilled.name}-{arch}", settings)
+        of_all = f"{protocol.epochs} epochs; p {protocol.prune}, MR-{protocol.top_k}"
+        print(f"students: {arch}, {protocol.optimizer}, {of_all}")
+        print(f"\n{'labels':16}{'bytes':>12}{'smaller':>9}   top-1, %       top-5, %       ({len(seeds)} x trained)")
+        rows = {}
+        for name in protocols:
+            result = train_row(name, seeds)
+            rows[name] = {key: value for key, value in result.items() if key not in ("images", "students")}
+            size = f"{result['label_bytes']:>12,}{result['times_smaller']:8.1f}x"
+            print(f"{name:16}{size}   {common.spread(result['top1']):15}{common.spread(result['top5'])}", flush=True)
+        result = {"rows": rows, "settings": settings, "teacher": teacher.info, "images": distilled.info}
+        file = folder / "ablation.json"
+        common.save_kept(file, {**result, "made_with": common.made_with(data.device)})
+        print(f"\nresult:   {file}")
+        return {**result, "file": str(file)}
+
+    if common.world > 1:  # the processes share the labels of each row, then the students of all; table() finds them
+        for row in protocols.values():
+            label_pool(data, teacher, distilled, row, seed)
+        common.share([(name, one) for name in protocols for one in seeds], lambda job: train_row(job[0], [job[1]]))
+    return common.once(table)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

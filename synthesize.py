@@ -11,9 +11,11 @@ distilled sets as they are found in the wild: RDED's, SRe2L's and LPLD's folders
 
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,7 @@ from common import Dataset, Teacher, UserError
 
 METHODS = ("random", "rded", "sre2l", "lpld")
 RECOVERED = ("sre2l", "lpld")  # optimised to fit a teacher's BatchNorm statistics
+CLASSES_PER_PIECE = 16  # at most, of what is made class by class
 IMAGES_HELP = f"distilled set: a folder or data.pt, or one of {', '.join(METHODS)}, made here"
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -39,6 +42,12 @@ def pick_random(data: Dataset, label: int, count: int, seed: int) -> Tensor:
     """Indices [count] of training images of a class, drawn without replacement; of all, where it has fewer."""
     members = (data.train.labels == label).nonzero().flatten().cpu()
     return members[torch.from_numpy(common.random_stream(seed, common.CHOICE, label).permutation(len(members))[:count])]
+
+
+def random_images(data: Dataset, ipc: int, seed: int) -> Tensor:
+    """Real images, uint8 [C * ipc, 3, S, S], class by class."""
+    picked = [pick_random(data, label, ipc, seed) for label in range(data.num_classes)]
+    return data.train.pick(torch.cat(picked))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -90,8 +99,8 @@ def tile_patches(patches: Tensor, factor: int) -> Tensor:
     return grid.permute(2, 3, 0, 4, 1, 5).flatten(4).flatten(2, 3)
 
 
-def rded(data: Dataset, teacher: Teacher, ipc: int, factor: int, seed: int) -> tuple[Tensor, Tensor]:
-    """RDED's images of every class: uint8 [C * ipc, 3, S, S] and labels.
+def rded(data: Dataset, teacher: Teacher, classes: list[int], ipc: int, factor: int, seed: int, _=None) -> Tensor:
+    """RDED's images of some classes, one class after the other: uint8 [len(classes) * ipc, 3, S, S].
 
     Released scripts: 300 images of a class, 5 crops of each, resized to side / factor.
     """
@@ -102,8 +111,7 @@ def rded(data: Dataset, teacher: Teacher, ipc: int, factor: int, seed: int) -> t
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(data.train.original, pick_random(data, label, RDED_IMAGES, seed).tolist()))
 
-    classes = common.read_ahead(read, range(data.num_classes))
-    for label, images in common.progress_bar(classes, "RDED", data.num_classes, unit="class"):
+    for label, images in common.read_ahead(read, classes):
         u = common.random_stream(seed, common.CROPS, label).random_sample((len(images), RDED_CROPS, 10, 4))
         if len({image.shape for image in images}) == 1:
             patches = square_crops(torch.stack(images).to(data.device), u, size)
@@ -112,8 +120,8 @@ def rded(data: Dataset, teacher: Teacher, ipc: int, factor: int, seed: int) -> t
             patches = torch.cat(each)
         losses = realism_losses(teacher.model, patches, label, data.image_size, data.colours)
         image, crop = select_patches(losses.view(-1, RDED_CROPS), ipc * factor**2)
-        chosen.append(to_bytes(tile_patches(patches[image * RDED_CROPS + crop], factor)).cpu())
-    return torch.cat(chosen), torch.arange(data.num_classes).repeat_interleave(ipc)
+        chosen.append(to_bytes(tile_patches(patches[image * RDED_CROPS + crop], factor)))
+    return torch.cat(chosen)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -220,7 +228,7 @@ def watching(layers, take):
 
 
 def recover(teacher: nn.Module, todo: Groups, setting: Recovery, data: Dataset, seed: int, progress: Path) -> Tensor:
-    """Optimise groups of images from noise, all groups at once; uint8 [groups, n, 3, S, S].
+    """Optimise groups of images from noise, all groups at once; uint8 [groups * n, 3, S, S].
 
     A group is one batch of the papers. Each iteration draws one view per group. Group losses are summed, the teacher is
     in eval mode and Adam acts on each pixel alone, so groups do not feel each other: this is group-by-group
@@ -262,7 +270,7 @@ def recover(teacher: nn.Module, todo: Groups, setting: Recovery, data: Dataset, 
     if not images.isfinite().all():
         raise UserError("recovery has diverged: the images are not finite")
     mean, std = common.colour_tensors(data.colours, device)
-    return to_bytes((images.detach() * std + mean) * 255).view(groups, n, 3, side, side)
+    return to_bytes((images.detach() * std + mean) * 255)
 
 
 def noise_and_views(ids, n, setting: Recovery, side, seed, device) -> tuple[nn.ParameterList, Tensor]:
@@ -319,31 +327,12 @@ def groups_at_once(teacher: nn.Module, n: int, side: int, device) -> int:
     return max(1, memory // (n * bytes_per_image(teacher, side, device)))
 
 
-def recover_chunks(data: Dataset, teacher: Teacher, todo: Groups, setting: Recovery, seed: int, folder: Path) -> Tensor:
-    """`recover`, as many groups at once as fit; finished chunks are kept in `folder`."""
-    groups, n = todo.targets.shape
-    at_once = groups_at_once(teacher.model, n, data.image_size, data.device)
-    chunks = [todo.part(places) for places in torch.arange(groups).split(at_once)]
-    files = [folder / f"groups-{chunk.ids[0]}-{chunk.ids[-1]}.pt" for chunk in chunks]
-
-    def make(number, progress):
-        return {"images": recover(teacher.model, chunks[number], setting, data, seed, progress).cpu()}
-
-    return torch.cat([made["images"] for made in common.make_pieces(files, make)])
-
-
-def sre2l(data: Dataset, teacher: Teacher, ipc: int, setting: Recovery, seed: int, folder: Path):
-    """SRe2L's images: batches of one image of each of up to 100 classes, against the teacher's running statistics."""
+def sre2l_batches(data: Dataset, teacher: Teacher, ipc: int) -> list[Groups]:
+    """SRe2L's: one image of each of up to 100 classes, against the teacher's running statistics."""
     statistics = [(layer.running_mean, layer.running_var) for layer in batchnorms(teacher.model)]
-    images, labels = [], []
-    for number, block in enumerate(torch.arange(data.num_classes).split(SRE2L_CLASSES)):
-        ids = list(range(number * ipc, number * ipc + ipc))
-        todo = Groups(block.expand(ipc, -1), statistics, ids)
-        images.append(recover_chunks(data, teacher, todo, setting, seed, folder).flatten(0, 1))
-        labels.append(todo.targets.flatten())
-    images, labels = torch.cat(images), torch.cat(labels)
-    order = labels.argsort(stable=True)
-    return images[order], labels[order]
+    blocks = torch.arange(data.num_classes).split(SRE2L_CLASSES)
+    ids = torch.arange(len(blocks) * ipc).view(-1, ipc).tolist()
+    return [Groups(block.expand(ipc, -1), statistics, own) for block, own in zip(blocks, ids, strict=True)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -368,10 +357,10 @@ SQUEEZE_BATCH = 200
 
 
 @torch.no_grad()
-def class_statistics(teacher: nn.Module, data: Dataset, progress: Path) -> list[tuple[Tensor, Tensor]]:
-    """Squeeze: mean and biased variance, each [classes, C], of every BatchNorm layer's input, class by class.
+def class_statistics(teacher: nn.Module, data: Dataset, classes: list[int]) -> list[tuple[Tensor, Tensor]]:
+    """Squeeze: mean and biased variance, each [len(classes), C], of every BatchNorm layer's input, class by class.
 
-    Exact, over all images and pixels of a class, in one pass over the un-augmented training set, teacher in eval mode.
+    Exact, over all images and pixels of a class, in one pass over its un-augmented images, teacher in eval mode.
     The released code augments, and keeps a running average (momentum 0.1, from mean 0 and variance 1) of statistics
     within a batch and class. Of the classes in a batch 97 % have a single image there on ImageNet-1K (64 images per
     GPU) and 49 % on Tiny-ImageNet (256): the variance *between* images is missing.
@@ -382,18 +371,14 @@ def class_statistics(teacher: nn.Module, data: Dataset, progress: Path) -> list[
         x = x - layers[number].running_mean[:, None, None]
         moments[number] = torch.stack([x.mean((2, 3)), x.square().mean((2, 3))])  # [2, B, channels]
 
-    # updated in place; from the CPU, or from a run that was stopped
-    sums = [torch.zeros(2, data.num_classes, x.num_features, dtype=torch.float64) for x in layers]
-    log = {"sums": sums}
-    passes = common.Resumable(progress, -(-len(data.train) // SQUEEZE_BATCH), "class statistics", log, unit="batch")
-    log["sums"] = sums = [total.to(data.device) for total in log["sums"]]
-    batches = data.train.batches(SQUEEZE_BATCH, passes.first)
+    members = [(data.train.labels == label).nonzero().flatten().cpu() for label in classes]
+    sums = [torch.zeros(2, len(classes), x.num_features, dtype=torch.float64, device=data.device) for x in layers]
     with watching(layers, measure):
-        for _, (images, labels) in zip(passes, batches, strict=True):
+        for images, labels in data.train.batches(SQUEEZE_BATCH, torch.cat(members)):
             teacher(common.normalize(images, data.colours))
             for number, total in enumerate(sums):
-                total.index_add_(1, labels, moments[number].double())
-    count = torch.bincount(data.train.labels, minlength=data.num_classes).view(-1, 1)
+                total.index_add_(1, labels - classes[0], moments[number].double())
+    count = torch.tensor([[len(own)] for own in members], device=data.device)
     statistics = []
     for layer, total in zip(layers, sums, strict=True):
         mean, square = total / count
@@ -402,28 +387,36 @@ def class_statistics(teacher: nn.Module, data: Dataset, progress: Path) -> list[
 
 
 def squeeze(data: Dataset, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
-    """class_statistics of this teacher and data set: taken once, then read."""
+    """class_statistics of this teacher and data set, for all classes: taken once, then read."""
     settings = {"stage": "class statistics", "data": data.describe(), "teacher": teacher.info["digest"]}
+    parts = common.cut(data.num_classes, CLASSES_PER_PIECE, common.PIECES)
+
+    def make_piece(number, _):
+        return {"layers": class_statistics(teacher.model, data, parts[number].tolist())}
 
     def make(folder):
-        statistics = class_statistics(teacher.model, data, folder / "progress.pt")
-        common.save_kept(folder / "statistics.pt", {"layers": statistics})
+        files = [folder / f"classes-{part[0]}-{part[-1]}.pt" for part in parts]
+        common.make_pieces(files, make_piece, "class statistics")
+        if common.rank:
+            return
+        kept = [common.load_kept(file)["layers"] for file in files]
+        layers = [[torch.cat(parts) for parts in zip(*layer, strict=True)] for layer in zip(*kept, strict=True)]
+        common.save_kept(folder / "statistics.pt", {"layers": layers})
+        for file in files:
+            file.unlink()
 
     folder, _ = common.stage(data, f"statistics-{teacher.info['arch']}", settings, make, "statistics.pt")
     layers = common.load_kept(folder / "statistics.pt")["layers"]
     return [[x.to(data.device) for x in layer] for layer in layers]
 
 
-def lpld(data: Dataset, teacher: Teacher, statistics, ipc: int, setting: Recovery, seed: int, folder: Path):
-    """LPLD's images: a batch holds the images of one class, and is recovered against that class's statistics.
+def lpld_batches(data: Dataset, statistics, ipc: int) -> list[Groups]:
+    """LPLD's: all images of a class, against that class's statistics.
 
-    That, and r_bn on Tiny-ImageNet, is all that parts it from SRe2L. The classes of a chunk are optimised together, as
-    if one after the other.
+    That, and r_bn on Tiny-ImageNet, is all that parts it from SRe2L.
     """
-    targets = torch.arange(data.num_classes)[:, None].expand(-1, ipc)
-    todo = Groups(targets, statistics, list(range(data.num_classes)))
-    images = recover_chunks(data, teacher, todo, setting, seed, folder)
-    return images.flatten(0, 1), targets.flatten()
+    classes = torch.arange(data.num_classes)
+    return [Groups(classes[:, None].expand(-1, ipc), statistics, classes.tolist())]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -656,6 +649,41 @@ def find_images(images: str, data: Dataset, ipc, teacher_arch: str) -> Distilled
     return None
 
 
+def recovery_settings(method: str, data: Dataset) -> Recovery:
+    return sre2l_settings(data) if method == "sre2l" else lpld_settings(data)
+
+
+class Piece(NamedTuple):
+    """A part of a set that one process makes in one go."""
+
+    name: str  # of the file that keeps it until the set is whole
+    labels: Tensor
+    make: Callable[[Path], Tensor]  # from a progress file to its images, uint8
+
+
+def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, factor: int, seed: int) -> list[Piece]:
+    each = torch.arange(data.num_classes).repeat_interleave(ipc)
+    if method == "random":
+        return [Piece("random", each, lambda _: random_images(data, ipc, seed))]
+    pieces = []
+    if method == "rded":
+        for part in common.cut(data.num_classes, CLASSES_PER_PIECE, common.PIECES):
+            make = partial(rded, data, teacher, part.tolist(), ipc, factor, seed)
+            pieces.append(Piece(f"classes-{part[0]}-{part[-1]}", part.repeat_interleave(ipc), make))
+        return pieces
+    batches = sre2l_batches(data, teacher, ipc)
+    if method == "lpld":
+        batches = lpld_batches(data, squeeze(data, teacher), ipc)
+    for todo in batches:
+        groups, n = todo.targets.shape
+        at_once = groups_at_once(teacher.model, n, data.image_size, data.device)
+        for places in common.cut(groups, at_once, common.PIECES):
+            part = todo.part(places)
+            make = partial(recover, teacher.model, part, recovery_settings(method, data), data, seed)
+            pieces.append(Piece(f"groups-{part.ids[0]}-{part.ids[-1]}", part.targets.flatten(), make))
+    return pieces
+
+
 def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0, factor=None) -> Distilled:
     """Make the distilled set, or find it again."""
     ipc, factor = ipc or 10, factor or default_factor(data)
@@ -665,22 +693,24 @@ def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0
     if method == "rded":
         settings |= {"factor": factor, "images": RDED_IMAGES, "crops": RDED_CROPS}
     if method in RECOVERED:
-        setting = sre2l_settings(data) if method == "sre2l" else lpld_settings(data)
-        settings["recovery"] = asdict(setting)
+        settings["recovery"] = asdict(recovery_settings(method, data))
 
     def make(folder):
-        if method == "random":
-            labels = torch.arange(data.num_classes).repeat_interleave(ipc)
-            picked = [pick_random(data, label, ipc, seed) for label in range(data.num_classes)]
-            images = data.train.pick(torch.cat(picked)).cpu()
-        elif method == "rded":
-            images, labels = rded(data, teacher, ipc, factor, seed)
-        elif method == "sre2l":
-            images, labels = sre2l(data, teacher, ipc, setting, seed, folder)
-        else:
-            images, labels = lpld(data, teacher, squeeze(data, teacher), ipc, setting, seed, folder)
+        pieces = pieces_of(method, data, teacher, ipc, factor, seed)
+        files = [folder / f"{piece.name}.pt" for piece in pieces]
+
+        def make_piece(number, progress):
+            return {"images": pieces[number].make(progress).cpu(), "labels": pieces[number].labels}
+
+        common.make_pieces(files, make_piece, method if len(files) > 1 else None)
+        if common.rank:
+            return None
+        kept = [common.load_kept(file) for file in files]
+        images, labels = (torch.cat([piece[name] for piece in kept]) for name in ("images", "labels"))
+        order = labels.argsort(stable=True)
+        images, labels = images[order], labels[order]
         save_distilled(folder, images, labels)
-        for file in folder.glob("groups-*.pt"):
+        for file in files:
             file.unlink()
         return {"images": digest_of(images, labels)}
 

@@ -31,8 +31,8 @@ def stop_at(monkeypatch, where, write, stop=Killed):
     save = common.save_kept
     seen = []
 
-    def save_and_stop(path, content):
-        save(path, content)
+    def save_and_stop(path, content, *place):
+        save(path, content, *place)
         if where in str(path):
             seen.append(path)
             if len(seen) == write:
@@ -76,6 +76,7 @@ def timeless(content, out):
 COMMANDS = {
     "gift with a teacher of its own": "gift --images random --ipc 1 --epochs 4 --teacher-epochs 3",
     "gift": "gift --images random --ipc 2 --epochs 8 --repeats 2 --optimizer sgd",
+    "rded": "synthesize --method rded --ipc 2",
     "sre2l": "synthesize --method sre2l --ipc 2",
     "lpld": "synthesize --method lpld --ipc 2",
     "lpqld": "lpqld --images random --ipc 2 --epochs 20 --prune 0.5",
@@ -88,10 +89,11 @@ STOPS = [  # command, the file, after which write of it
     ("gift", "seed0.progress.pt", 5),
     ("gift", "seed0.progress.pt", 8),  # the last epoch
     ("gift", "seed0.json", 1),
-    ("sre2l", "progress.pt", 50),
-    ("sre2l", "groups-0-1.pt", 1),
-    ("lpld", "statistics-conv3/progress.pt", 10),
-    ("lpld", "groups-0-9.progress.pt", 50),
+    ("rded", "classes-4-4.pt", 1),
+    ("sre2l", "groups-0-0.progress.pt", 50),
+    ("lpld", "statistics-conv3/classes-4-4.pt", 1),
+    ("lpld", "groups-2-3.progress.pt", 50),
+    ("lpld", "groups-4-4.pt", 1),
     ("lpqld", "labels-4-7.pt", 1),
     ("lpqld", "labels.pt", 1),
     ("lpqld", "seed0.progress.pt", 8),
@@ -228,7 +230,7 @@ def test_lpqld_killed_again_and_again_ends_where_an_uninterrupted_run_ends(tmp_p
 
     for where, write, when in (
         ("teacher-conv3/progress.pt", 1, "after"),
-        ("groups-0-9.progress.pt", 50, "after"),
+        ("groups-2-3.progress.pt", 50, "after"),
         ("labels.pt", 1, "before"),
     ):
         done = run_and_kill(killed, where, write, when)

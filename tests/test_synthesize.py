@@ -67,10 +67,10 @@ def test_rded_scores_are_the_teachers_cross_entropy_on_centred_patches():
 def test_rded_images_are_chosen_by_the_teacher(fashion, small_teacher):
     _, teacher = small_teacher
     few = fashion._replace(class_names=fashion.class_names[:4])
-    images, labels = synthesize.rded(few, teacher, ipc=5, factor=1, seed=0)
+    images = synthesize.rded(few, teacher, [0, 1, 2, 3], ipc=5, factor=1, seed=0)
     assert images.shape == (20, 3, 32, 32)
     assert images.dtype == torch.uint8
-    assert labels.tolist() == [c for c in range(4) for _ in range(5)]
+    labels = torch.arange(4).repeat_interleave(5)
     logits = teacher.model(common.normalize(images, fashion.colours))
     assert (logits.argmax(1) == labels).float().mean() > 0.9  # real images reach 0.7 or so with this teacher
 
@@ -79,11 +79,11 @@ def test_rded_images_are_chosen_by_the_teacher(fashion, small_teacher):
 def test_rded_images_follow_from_the_seed(fashion, small_teacher):
     few = fashion._replace(class_names=fashion.class_names[:2])
     rded = partial(synthesize.rded, few, small_teacher[1], ipc=2)
-    images, _ = rded(factor=1, seed=0)
-    again, _ = rded(factor=1, seed=0)
-    other, _ = rded(factor=1, seed=1)
-    mosaics, _ = rded(factor=2, seed=0)
-    assert torch.equal(images, again)
+    images = rded([0, 1], factor=1, seed=0)
+    again = [rded([label], factor=1, seed=0) for label in (0, 1)]  # a class does not feel the others
+    other = rded([0, 1], factor=1, seed=1)
+    mosaics = rded([0, 1], factor=2, seed=0)
+    assert torch.equal(images, torch.cat(again))
     assert not torch.equal(images, other)
     assert mosaics.shape == images.shape
 
@@ -143,9 +143,7 @@ def test_class_statistics_are_the_exact_ones(arch, tmp_path, monkeypatch):
     teacher(common.normalize(pixels, data.colours))  # running statistics that are not 0 and 1
     teacher.eval().requires_grad_(False)
     monkeypatch.setattr(synthesize, "SQUEEZE_BATCH", 7)
-    statistics = synthesize.class_statistics(teacher, data, tmp_path / "progress.pt")
-    again = synthesize.class_statistics(teacher, data, tmp_path / "progress.pt")
-    assert common.digest(statistics) == common.digest(again)
+    statistics = synthesize.squeeze(data, Teacher(teacher, {"arch": arch, "digest": "of a test"}))
     for label in range(3):
         inputs = recorded_inputs(teacher, common.normalize(pixels[labels == label], data.colours))
         assert len(inputs) == len(statistics) == (3 if arch == "conv3" else 20)
@@ -189,8 +187,8 @@ def test_groups_recovered_together_are_those_recovered_alone(arch, fashion, tmp_
 
     together = recover(targets, [0, 1, 2])
     for group in range(3):
-        assert nearly_equal(recover(targets[:1], [group])[0], together[group])
-    assert (together[0].int() - together[1].int()).abs().float().mean() > 10  # groups differ from each other
+        assert nearly_equal(recover(targets[:1], [group]), together[4 * group : 4 * group + 4])
+    assert (together[:4].int() - together[4:8].int()).abs().float().mean() > 10  # groups differ from each other
 
 
 @WITH_RESNET
@@ -198,21 +196,25 @@ def test_classes_recovered_together_are_those_recovered_alone(arch, fashion, tmp
     """LPLD: class-wise batches and statistics, class losses summed: joint is class-by-class optimisation."""
     data = fashion._replace(class_names=fashion.class_names[:3])
     model = untrained(arch, 3)
-    teacher = Teacher(model, {})
     widths = [layer.num_features for layer in synthesize.batchnorms(model)]
     statistics = [(torch.randn(3, width), 2 * torch.rand(3, width)) for width in widths]
     setting = Recovery(lr=0.1, r_bn=0.05, iterations=3, roll=(-2, 2), crop=True)
-    together, labels = synthesize.lpld(data, teacher, statistics, 3, setting, 0, tmp_path)
+    (todo,) = synthesize.lpld_batches(data, statistics, 3)
+    labels = todo.targets.flatten()
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+    def recover(todo):
+        return synthesize.recover(model, todo, setting, data, 0, tmp_path / "progress.pt")
+
+    together = recover(todo)
     for c in range(3):
         own = [(mean[c : c + 1], variance[c : c + 1]) for mean, variance in statistics]
-        todo = Groups(torch.full((1, 3), c), own, [c])
-        alone = synthesize.recover(model, todo, setting, data, 0, tmp_path / "alone.pt")
-        assert nearly_equal(alone[0], together[labels == c])
+        alone = Groups(torch.full((1, 3), c), own, [c])
+        assert nearly_equal(recover(alone), together[labels == c])
+        assert nearly_equal(recover(todo.part(torch.tensor([c]))), together[labels == c])
     # and each class has felt its own statistics
     swapped = [(mean.flip(0), variance.flip(0)) for mean, variance in statistics]
-    (tmp_path / "groups-0-2.pt").unlink()
-    others, _ = synthesize.lpld(data, teacher, swapped, 3, setting, 0, tmp_path)
+    others = recover(*synthesize.lpld_batches(data, swapped, 3))
     assert (others.int() - together.int()).abs().float().mean() > 0.1
 
 
@@ -222,7 +224,7 @@ def test_recovery_lowers_both_terms(fashion, small_teacher, tmp_path):
     setting = Recovery(lr=0.25, r_bn=0.01, iterations=150, roll=(0, 4), crop=False)
     todo = Groups(torch.arange(10)[None], running_statistics(model), [0])
     images = synthesize.recover(model, todo, setting, fashion, 0, tmp_path / "progress.pt")
-    x = common.normalize(images[0], fashion.colours)
+    x = common.normalize(images, fashion.colours)
     assert (model(x).argmax(1) == torch.arange(10)).float().mean() >= 0.8
 
     def first_distance(x):
@@ -231,32 +233,40 @@ def test_recovery_lowers_both_terms(fashion, small_teacher, tmp_path):
     assert first_distance(x) < first_distance(torch.randn_like(x)) / 2
 
 
-def test_chunks_give_what_all_at_once_gives(fashion, tmp_path, monkeypatch):
-    teacher = Teacher(untrained("conv3"), {})
-    setting = Recovery(0.1, 0.05, 2, (-2, 2), True)
-    torch.manual_seed(1)
-    statistics = [(torch.randn(10, 4), 2 * torch.rand(10, 4)) for _ in range(3)]
-    together, _ = synthesize.lpld(fashion, teacher, statistics, 2, setting, 0, tmp_path / "a")
-    monkeypatch.setattr(synthesize, "bytes_per_image", lambda *_: 2**30 // 4)  # 2 GiB: eight images, four classes
-    chunked, _ = synthesize.lpld(fashion, teacher, statistics, 2, setting, 0, tmp_path / "b")
-    assert sorted(file.name for file in (tmp_path / "b").iterdir()) == [
-        "groups-0-3.pt",
-        "groups-4-7.pt",
-        "groups-8-9.pt",
+def names_of_pieces(method, data, teacher, ipc) -> list[str]:
+    return [piece.name for piece in synthesize.pieces_of(method, data, teacher, ipc, 1, 0)]
+
+
+def test_pieces_are_cut_by_the_work(fashion, small_teacher, tmp_path, monkeypatch):
+    """As many groups as fit into memory; and no fewer than eight pieces where there are eight groups."""
+    data, teacher = fashion._replace(runs=tmp_path), small_teacher[1]
+    eight = ["0-1", "2-3", "4-4", "5-5", "6-6", "7-7", "8-8", "9-9"]
+    assert names_of_pieces("rded", data, teacher, 2) == [f"classes-{part}" for part in eight]
+    assert names_of_pieces("lpld", data, teacher, 2) == [f"groups-{part}" for part in eight]
+    assert names_of_pieces("sre2l", data, teacher, 3) == ["groups-0-0", "groups-1-1", "groups-2-2"]
+    monkeypatch.setattr(synthesize, "bytes_per_image", lambda *_: 2**30 // 2)  # 2 GiB: four images, two groups
+    monkeypatch.setattr(common, "PIECES", 1)
+    assert names_of_pieces("lpld", data, teacher, 2) == [
+        "groups-0-1",
+        "groups-2-3",
+        "groups-4-5",
+        "groups-6-7",
+        "groups-8-9",
     ]
-    assert nearly_equal(chunked, together)
 
 
-def test_sre2l_gives_every_class_its_images(fashion, tmp_path, monkeypatch):
-    """Batches of one image of each of up to 100 classes (here 4), sorted by class in the end."""
+def test_a_set_is_that_of_its_pieces(fashion, small_teacher, tmp_path, monkeypatch):
+    """SRe2L's batches hold one image of each of up to 100 classes (here 4); the set is sorted by class."""
     monkeypatch.setattr(synthesize, "SRE2L_CLASSES", 4)
-    setting = Recovery(0.1, 0.01, 1, (0, 4), False)
-    teacher = Teacher(untrained("conv3"), {})
-    images, labels = synthesize.sre2l(fashion, teacher, 2, setting, 0, tmp_path)
-    assert labels.tolist() == [c for c in range(10) for _ in range(2)]
-    assert images.shape == (20, 3, 32, 32)
-    assert len(images.flatten(1).unique(dim=0)) == 20
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["groups-0-1.pt", "groups-2-3.pt", "groups-4-5.pt"]
+    monkeypatch.setitem(synthesize.SRE2L, "fashion", Recovery(0.1, 0.01, 1, (0, 4), False))
+    data, teacher = fashion._replace(runs=tmp_path), small_teacher[1]
+    distilled = synthesize.distil("sre2l", data, teacher, 2)
+    assert distilled.labels.tolist() == [c for c in range(10) for _ in range(2)]
+    assert len(distilled.images.flatten(1).unique(dim=0)) == 20
+    pieces = synthesize.pieces_of("sre2l", data, teacher, 2, 1, 0)
+    assert [piece.name for piece in pieces] == [f"groups-{number}-{number}" for number in range(6)]
+    assert pieces[3].labels.tolist() == [4, 5, 6, 7]
+    assert torch.equal(pieces[3].make(tmp_path / "progress.pt"), distilled.images[9:16:2])  # the second of each
 
 
 def test_bytes_per_image_is_what_a_forward_keeps():
