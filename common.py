@@ -988,7 +988,9 @@ def join_others(out: Path):
         distributed.init_process_group("gloo", timeout=timedelta(days=100))  # on CPUs: what is told is small
     token = once(lambda: secrets.token_hex(4))
     marks = [out / f".{token}-{number}" for number in range(world)]
-    write_atomically(marks[rank], lambda beside: beside.touch())
+    with refused(f"--out {out} cannot be written", OSError):
+        out.mkdir(parents=True, exist_ok=True)
+        marks[rank].touch()
     wait()
     seen = [mark.exists() for mark in marks]
     wait()
@@ -1296,6 +1298,9 @@ def out_of_memory(error) -> bool:
     return isinstance(error, kinds) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
+PATIENCE = 10  # seconds
+
+
 def run_script(main):
     """Run a script's main(): bad input, or a file that cannot be read or written, is one line on stderr, status 2."""
     for stream in (sys.stdout, sys.stderr):
@@ -1310,7 +1315,7 @@ def run_script(main):
             raise
         where = ""
         if rank or isinstance(error, OthersEnded):
-            time.sleep(10)  # who can say it better does so by then, and torchrun ends this process
+            time.sleep(PATIENCE)  # who can say it better does so by then, and torchrun ends this process
             where = f" (process {rank} of {world}, from 0, on {socket.gethostname()})"
         print(f"error: {one_line(error)}{where}", file=sys.stderr)
         sys.exit(2)

@@ -649,7 +649,7 @@ def ablation(
         rows = {}
         for name in protocols:
             result = train_row(name, seeds)
-            rows[name] = {key: value for key, value in result.items() if key not in ("images", "students")}
+            rows[name] = {key: value for key, value in result.items() if key not in ("images", "students", "reused")}
             size = f"{result['label_bytes']:>12,}{result['times_smaller']:8.1f}x"
             print(f"{name:16}{size}   {common.spread(result['top1']):15}{common.spread(result['top5'])}", flush=True)
         result = {"rows": rows, "settings": settings, "teacher": teacher.info, "images": distilled.info}

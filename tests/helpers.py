@@ -76,6 +76,32 @@ def kill_at(monkeypatch, epoch):
     monkeypatch.setattr(common.Resumable, "keep", keep_and_stop)
 
 
+# --- what a run leaves
+
+
+def what_is_there(out) -> dict:
+    """All that a run leaves: every file and what it holds, without dates and seconds."""
+    there = {}
+    for path in out.rglob("*"):
+        if path.suffix in (".json", ".pt"):
+            content = common.load_kept(path)
+            there[path.relative_to(out)] = timeless(content, str(out))
+        elif path.is_file():
+            there[path.relative_to(out)] = path.read_bytes() if path.suffix == ".png" else "written"
+    return there
+
+
+def timeless(content, out):
+    if isinstance(content, dict):
+        passing = ("made_with", "seconds", "seconds_per_student")
+        return {key: timeless(value, out) for key, value in content.items() if key not in passing}
+    if isinstance(content, (list, tuple)):
+        return [timeless(value, out) for value in content]
+    if isinstance(content, torch.Tensor):
+        return common.digest(content)
+    return content.replace(out, "") if isinstance(content, str) else content
+
+
 # --- sets of any size
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Killed
+from helpers import Killed, what_is_there
 
 import common
 import evaluate
@@ -48,29 +48,6 @@ def run_script(command, out, teacher=None):
     if teacher:
         words += ["--teacher", teacher.info["file"]]
     return SCRIPTS[script].main(words)
-
-
-def what_is_there(out) -> dict:
-    """All that a run leaves: every file and what it holds, without dates and seconds."""
-    there = {}
-    for path in out.rglob("*"):
-        if path.suffix in (".json", ".pt"):
-            content = common.load_kept(path)
-            there[path.relative_to(out)] = timeless(content, str(out))
-        elif path.is_file():
-            there[path.relative_to(out)] = path.read_bytes() if path.suffix == ".png" else "written"
-    return there
-
-
-def timeless(content, out):
-    if isinstance(content, dict):
-        passing = ("made_with", "seconds", "seconds_per_student")
-        return {key: timeless(value, out) for key, value in content.items() if key not in passing}
-    if isinstance(content, (list, tuple)):
-        return [timeless(value, out) for value in content]
-    if isinstance(content, torch.Tensor):
-        return common.digest(content)
-    return content.replace(out, "") if isinstance(content, str) else content
 
 
 COMMANDS = {

@@ -316,14 +316,13 @@ def test_a_log_has_whole_lines(in_process, small_teacher, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_every_script_in_a_process_of_its_own(run, tmp_path):
+def test_scripts_in_a_process_of_their_own(run, tmp_path):
     """From another folder, with no --out: what is made lies in runs/ there."""
     tiny = ("--width", 4, "--teacher-epochs", 1, "--device", "cpu", "--ipc", 1)
     for script, words in (
         ("synthesize.py", ("--method", "random")),
         ("gift.py", ("--epochs", 4)),
         ("lpqld.py", ("--images", "random", "--epochs", 10)),
-        ("evaluate.py", ("--images", "rded", "--epochs", 4, "--repeats", 1)),
     ):
         done = run(script, *tiny, *words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
