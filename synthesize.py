@@ -315,6 +315,9 @@ def bytes_per_image(teacher: nn.Module, side: int, device) -> int:
     return kept(2) - kept(1)
 
 
+GPU_BYTES = 16 << 30
+
+
 def groups_at_once(teacher: nn.Module, n: int, side: int, device) -> int:
     """How many groups of n images fit: into half of a GPU's memory but no more than 16 GiB, as some kernels fail beyond
     2^31 elements, or into 2 GiB on a CPU, where more at once is not faster.
@@ -323,7 +326,7 @@ def groups_at_once(teacher: nn.Module, n: int, side: int, device) -> int:
     """
     memory = 2 << 30
     if device.type == "cuda":
-        memory = min(16 << 30, torch.cuda.get_device_properties(device).total_memory // 2)
+        memory = min(GPU_BYTES, torch.cuda.get_device_properties(device).total_memory // 2)
     return max(1, memory // (n * bytes_per_image(teacher, side, device)))
 
 

@@ -363,7 +363,7 @@ def rded(size: Size, device, classes=2) -> Work:
                 teacher.model(fixed[:some])
 
     def ours():
-        synthesize.rded(data, teacher, min(10, size.images), 1, 0)
+        synthesize.rded(data, teacher, list(range(classes)), min(10, size.images), 1, 0)
 
     return Work(ours, limit, patches * classes, len(sizes))
 

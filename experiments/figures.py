@@ -40,12 +40,12 @@ class Figure(NamedTuple):
     note: str = ""  # where the published figure stands, what differs
 
 
-def budgets(group: str, sets, pairs, options="", note="") -> list[Figure]:
+def budgets(group: str, sets, pairs, options="", note="", repeats=3) -> list[Figure]:
     """Accuracy over the bytes of the labels: each kind of images, with p and k of each pair."""
     lines = []
     for images in sets:
         for p, k in pairs:
-            command = f"lpqld.py --images {images} --prune {p} --top-k {k} --repeats 3 {options}"
+            command = f"lpqld.py --images {images} --prune {p} --top-k {k} --repeats {repeats} {options}"
             lines.append(Figure(f"{group}-{images}-p{p}-k{k}", command.strip(), note=note))
     return lines
 
@@ -139,7 +139,29 @@ TINY_PAIRS = ((0, 200), (0.9, 200), (0.9, 50), (0.9, 20), (0.95, 10), (0.98, 10)
 TINY_BUDGETS_50 = budgets("tiny-budget-ipc50", TINY_SETS, TINY_PAIRS, f"{LPQLD} --ipc 50")
 TINY_BUDGETS_10 = budgets("tiny-budget-ipc10", TINY_SETS, TINY_PAIRS, f"{LPQLD} --ipc 10")
 
-# 5. ImageNet-1K's size, and speed
+# 5. 200 classes on a CPU: Tiny-ImageNet at 32 px, a ConvNet-3 of width 64, ImageNet-1K's protocol, k = C / 20. The teacher
+# is one for all; a set is what a seed makes
+TINY32 = "--dataset data/tiny-imagenet-200 --image-size 32 --width 64 --precision bf16"
+TINY32_TEACHER = f"{TINY32} --teacher runs/tiny-imagenet-200/teacher-conv3/teacher.pt"
+TINY32_LABELS = "--protocol imagenet-1k --batch-size 50 --epochs 100"
+TINY32_SETS = ("random", "rded", "lpld", "sre2l")
+TINY32_PAIRS = ((0, 200), (0.9, 200), (0.9, 50), (0.9, 20), (0.9, 10), (0.9, 5), (0.9, 2), (0.95, 10), (0.98, 10))
+TINY32_ABLATIONS = [
+    Figure(
+        f"tiny32-ablation-{images}-set{seed}",
+        f"lpqld.py {TINY32_TEACHER} --images {images} --seed {seed} {TINY32_LABELS} --top-k 10 --ablation --repeats 1",
+    )
+    for seed in (0, 1, 2)
+    for images in TINY32_SETS
+]
+TINY32_BUDGETS = budgets("tiny32-budget", TINY32_SETS, TINY32_PAIRS, f"{TINY32_TEACHER} {TINY32_LABELS}", repeats=1)
+TINY32_LINES = [
+    Figure("tiny32-teacher", f"synthesize.py {TINY32} --method rded --teacher-epochs 12"),
+    *TINY32_ABLATIONS,
+    *TINY32_BUDGETS,
+]
+
+# 6. ImageNet-1K's size, and speed
 BENCHMARKS = [
     Figure("imagenet-size", "-m experiments.benchmark --imagenet", note="made-up images: hours and GB"),
     Figure("benchmark", "-m experiments.benchmark"),
@@ -157,6 +179,7 @@ LINES = (  # in the order in which they are worth running
     + LPLDS
     + TINY_BUDGETS_50
     + TINY_BUDGETS_10
+    + TINY32_LINES
     + BENCHMARKS
 )
 
@@ -307,6 +330,7 @@ PICTURES = {  # file: (group of lines, title)
     "fashion-accuracy-over-bytes": ("fashion-budget", "fashion, IPC 10, ConvNet-3"),
     "tiny-accuracy-over-bytes-ipc50": ("tiny-budget-ipc50", "Tiny-ImageNet, IPC 50, ResNet-18"),
     "tiny-accuracy-over-bytes-ipc10": ("tiny-budget-ipc10", "Tiny-ImageNet, IPC 10, ResNet-18"),
+    "tiny32-accuracy-over-bytes": ("tiny32-budget", "Tiny-ImageNet at 32 px, IPC 10, ConvNet-3"),
 }
 COLOURS = {"lpld": "tab:red", "sre2l": "tab:blue", "rded": "tab:green", "random": "tab:gray"}
 NAMES = {"lpld": "LPLD", "sre2l": "SRe²L", "rded": "RDED", "random": "random"}
