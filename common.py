@@ -1107,7 +1107,7 @@ def stage_folder(parent: Path, name: str, settings: dict) -> Path:
             return folder
         if kept:
             other = ", ".join(key for key in settings if kept.get(key) != settings[key])
-            print(f"{folder} was made with another {other}: this is {name}-{digest(settings)}", file=sys.stderr)
+            print(f"{folder} has other settings ({other}): this is {name}-{digest(settings)}", file=sys.stderr)
     raise UserError(f"{folder} is in the way: it holds no settings of ours; move it away")
 
 
@@ -1221,7 +1221,8 @@ def write_atomically(path: Path, write):
 
 def made_with(device) -> dict:
     """Command, hardware, versions and date, to stand beside a result."""
-    name = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    name = f"{platform.machine()} CPU, {threads} thread{'s' * (threads > 1)}"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     return {

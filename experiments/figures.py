@@ -139,9 +139,9 @@ TINY_PAIRS = ((0, 200), (0.9, 200), (0.9, 50), (0.9, 20), (0.95, 10), (0.98, 10)
 TINY_BUDGETS_50 = budgets("tiny-budget-ipc50", TINY_SETS, TINY_PAIRS, f"{LPQLD} --ipc 50")
 TINY_BUDGETS_10 = budgets("tiny-budget-ipc10", TINY_SETS, TINY_PAIRS, f"{LPQLD} --ipc 10")
 
-# 5. 200 classes on a CPU: Tiny-ImageNet at 32 px, a ConvNet-3 of width 64, ImageNet-1K's protocol, k = C / 20. The teacher
-# is one for all; a set is what a seed makes
-TINY32 = "--dataset data/tiny-imagenet-200 --image-size 32 --width 64 --precision bf16"
+# 5. 200 classes on a CPU: Tiny-ImageNet at 32 px, a ConvNet-3 of width 64, ImageNet-1K's protocol, k = C / 20. One
+# teacher for all; a set is what a seed makes
+TINY32 = "--dataset data/tiny-imagenet-200 --image-size 32 --width 64 --precision fp32"
 TINY32_TEACHER = f"{TINY32} --teacher runs/tiny-imagenet-200/teacher-conv3/teacher.pt"
 TINY32_LABELS = "--protocol imagenet-1k --batch-size 50 --epochs 100"
 TINY32_SETS = ("random", "rded", "lpld", "sre2l")
@@ -291,20 +291,45 @@ def kept_result(figure: Figure, args) -> dict | None:
 HEADINGS = ("figure", "published", "ours, last epoch", "best of checks", "difference", "minutes", "hardware", "command")
 
 
+def rows_of(name: str, kept: dict) -> list[tuple]:
+    """(figure, published, what was scored) of a line: one, or a row for each cell of a table."""
+    result = kept["result"]
+    if "rows" not in result:
+        return [(name, kept["published"], result)] if "top1" in result else []
+    if isinstance(result["rows"], dict):  # the ablation's
+        return [(f"{name}: {row}", None, found) for row, found in result["rows"].items()]
+    rows = []
+    for row in result["rows"]:
+        published = kept["published"] if row["images"] == "rded" else None
+        rows.append((f"{name} {row['images']}, {row['loss']}, {row['optimizer']}", published, row))
+    return rows
+
+
 def table(done: dict[str, dict]) -> str:
     lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
     for name, kept in done.items():
-        result = kept["result"]
         about = about_line(kept)
-        if "rows" in result:
-            for row in result["rows"]:
-                what = f"{name} {row['images']}, {row['loss']}, {row['optimizer']}"
-                published = kept["published"] if row["images"] == "rded" else None
-                lines.append(table_row(what, published, row, about))
-                about = ["", "", ""]  # once is enough
-        elif "top1" in result:
-            lines.append(table_row(name, kept["published"], result, about))
+        for what, published, row in rows_of(name, kept):
+            lines.append(table_row(what, published, row, about))
+            about = ["", "", ""]  # once is enough
     return "\n".join(lines)
+
+
+def over_sets(done: dict[str, dict]) -> str:
+    """Lines that differ in their set alone, name-set0, name-set1, ...: mean and population std over the sets."""
+    found = {}
+    for name, kept in done.items():
+        group, is_set, _ = name.rpartition("-set")
+        if is_set:
+            for what, _, row in rows_of(group, kept):
+                found.setdefault(what, []).append(row["top1"]["mean"])
+            similarity = kept["result"]["images"]["within_class_similarity"]
+            found.setdefault(f"{group}: similarity within a class", []).append(similarity)
+    lines = ["| over sets | mean ± std | sets |", "|---|---|---|"]
+    for what, values in found.items():
+        mean, std = common.mean_std(values)["mean"], common.mean_std(values)["std"]
+        lines.append(f"| {what} | {mean:.3g} ± {std:.2g} | {len(values)} |")
+    return "\n".join(lines) if found else ""
 
 
 def about_line(kept: dict) -> list[str]:
@@ -417,7 +442,7 @@ def main(argv=None) -> dict:
     shown = {line.name: done[line.name] for line in lines if line.name in done}
     if not shown:
         raise UserError(f"none of these lines has been run: nothing in {args.results}")
-    print("\n" + table(shown))
+    print(f"\n{table(shown)}\n\n{over_sets(shown)}".rstrip())
     for picture, (group, title) in PICTURES.items():
         if points_of(shown, group):
             path = args.results / f"{picture}.png"

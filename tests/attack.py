@@ -64,6 +64,7 @@ def begin(command: list, folder: Path, prepare=None) -> int:
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        os.chdir(folder)  # odd names for folders lead no further than here
         signal.alarm(SECONDS)  # nothing handles it: it ends the process, whatever its threads wait for
         settle()
         if prepare:
@@ -172,9 +173,9 @@ KEPT = {  # runs that were killed: the run, the file whose writing ended it, whi
     "student": ("gift", "seed0.progress.pt", 2),
     "lpqld student": ("lpqld", "seed0.progress.pt", 9),
     "pieces": ("lpqld", "labels-4-7.pt", 1),
-    "statistics": ("lpld", "statistics-conv3/progress.pt", 9),
-    "recovery": ("lpld", "groups-0-9.progress.pt", 5),
-    "groups": ("lpld", "groups-0-9.pt", 1),
+    "statistics": ("lpld", "statistics-conv3/classes-4-4.pt", 1),
+    "recovery": ("lpld", "groups-2-3.progress.pt", 5),
+    "groups": ("lpld", "groups-4-4.pt", 1),
 }
 
 
@@ -182,8 +183,8 @@ def die_at(where: str, write: int):
     """Keep progress always, and die right after this write of a file with `where` in its path."""
     save, seen = common.save_kept, []
 
-    def save_and_die(path, content):
-        save(path, content)
+    def save_and_die(path, content, *place):
+        save(path, content, *place)
         if where in str(path):
             seen.append(path)
             if len(seen) == write:
@@ -700,7 +701,7 @@ def kill(base: Path, count: int, seed: int) -> int:
 def leftovers(out: Path) -> list:
     """What a finished run must have tidied away; not what a kill in the middle of writing left beside a file."""
     names = [path.name for path in all_files(out) if not path.name.startswith(".")]
-    return [name for name in names if "progress" in name or name.startswith("groups")]
+    return [name for name in names if "progress" in name or name.startswith(("groups", "classes"))]
 
 
 def latest(out: Path) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 import common
 import lpqld
 import synthesize
-from experiments import benchmark, figures, storage
+from experiments import benchmark, figures, processes, storage
 
 CPU = torch.device("cpu")
 LINES = {line.name: line for line in figures.LINES}
@@ -23,7 +23,7 @@ LINES = {line.name: line for line in figures.LINES}
 
 
 def test_lines_have_names_of_their_own():
-    assert len(LINES) == len(figures.LINES) == 110
+    assert len(LINES) == len(figures.LINES) == 159
 
 
 def test_lines_have_the_published_figures():
@@ -315,18 +315,24 @@ def test_a_target_that_cannot_be_written_is_refused_before_measuring(in_process,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["benchmark", "figures", "storage"])
+@pytest.mark.parametrize("module", ["benchmark", "figures", "processes", "storage"])
 def test_modules_run_as_a_user_runs_them(module, tmp_path):
     words = {
         "benchmark": ["--sizes", "tiny-test", "--seconds", "0.01", "--device", "cpu", "--only", "rded"],
         "figures": ["--list", "--results", str(tmp_path)],
+        "processes": ["--rounds", "1", "--scale", "0.02"],
         "storage": [],
     }[module]
     command = [sys.executable, "-m", f"experiments.{module}", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parent.parent)
     assert done.returncode == 0, done.stderr
-    shown = {"benchmark": "rded            tiny-test", "figures": "precision-images", "storage": "MR-50"}[module]
-    assert shown in done.stdout and list(tmp_path.iterdir()) == []
+    shown = {
+        "benchmark": "rded            tiny-test",
+        "figures": "precision-images",
+        "processes": "four students",
+        "storage": "MR-50",
+    }
+    assert shown[module] in done.stdout and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -416,3 +422,31 @@ def test_storage_comes_near_what_is_published():
         sizes = storage.sizes_of(setting)
         assert sizes["full"] / 2**30 == pytest.approx(setting.published_full, rel=0.06)
         assert setting.published / 3 < sizes["sixteen_bits"] / 2**30 < setting.published
+
+
+# --- several processes
+
+
+def test_hours_by_hand():
+    """Pieces are dealt out by turns: of five alike two processes get 3 and 2, so that one stands idle for a while."""
+    hours, busy = processes.hours_of([3600] * 5, 1.0, 2)
+    assert (hours, busy) == (3.0, 2.5)
+    assert processes.hours_of([7200], 2.0, 64) == (1.0, 1 / 64)
+
+
+def test_pieces_at_the_papers_sizes():
+    """ImageNet-1K at IPC 50: 50,000 images x 4,000 iterations, and a tenth of 300 epochs of labels."""
+    pieces = processes.pieces_of(processes.CASES[1], 2**25)  # 32 MiB an image: ten classes of 50 in 16 GiB
+    assert len(pieces["recovery"]) == 100 and sum(pieces["recovery"]) == 50_000 * 4_000
+    assert sum(pieces["labels"]) == 11_700 * 128  # batches of 128: 390 an epoch
+    assert max(pieces["labels"]) <= lpqld.LABELS_PER_PIECE
+    assert pieces["a student"] == [50_000 * 300]
+
+
+@pytest.mark.slow
+def test_hours_are_printed(in_process, tmp_path):
+    status, shown, err = in_process(processes, "--hours", "--json", tmp_path / "hours.json")
+    assert status == 0, err
+    assert "imagenet-21k, IPC 10" in shown and "GPUs: 64" in shown
+    kept = common.load_kept(tmp_path / "hours.json")
+    assert len(kept["rows"]) == 20 and kept["rates"] == processes.RATES

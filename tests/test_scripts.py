@@ -57,7 +57,7 @@ def in_order(shown: str, *words) -> bool:
 def leftovers(folder) -> list:
     """What a finished run must have tidied away."""
     names = [path.name for path in folder.rglob("*")]
-    return [name for name in names if "progress" in name or name.startswith(("groups", "."))]
+    return [name for name in names if "progress" in name or name.startswith(("groups", "classes", "."))]
 
 
 # --- each script once
