@@ -236,6 +236,7 @@ class Training(NamedTuple):
     epochs: int | None
     seeds: range
     view_factor: int | None
+    fixed: int | None  # logits of the one label of each plain image, with --fixed-labels
     pools: dict  # label pool of each set, by the set's digest, with --labels
 
 
@@ -280,11 +281,12 @@ def train_cell(data: Dataset, teacher: Teacher | None, cell: Cell, training: Tra
         protocol = rded_protocol(data, teacher, distilled, cell.arch, cell.loss, cell.optimizer, factor, epochs)
         result = train_rded_students(data, teacher, distilled, protocol, training.seeds)
     else:
+        fixed = None if cell.loss == "ce" else training.fixed
         protocol = gift.protocol_for(
-            data, distilled, cell.arch, cell.loss, cell.optimizer, epochs=epochs, view_factor=factor
+            data, distilled, cell.arch, cell.loss, cell.optimizer, epochs=epochs, view_factor=factor, fixed=fixed
         )
         result = gift.train_students(data, teacher, distilled, protocol, training.seeds)
-    return {**result, "label_bytes": 0 if cell.loss == "ce" else weight_bytes(teacher)}
+    return {"label_bytes": 0 if cell.loss == "ce" else weight_bytes(teacher), **result}
 
 
 def pools_of(sets: list[Set], data: Dataset, teacher: Teacher | None, pool: lpqld.LabelPool, seed: int) -> dict:
@@ -400,28 +402,36 @@ def read_options(argv):
     methods = ", ".join(synthesize.METHODS)
     add("--images", nargs="+", required=True, help=f"distilled sets: folders, data.pt files, or {methods}, made here")
     add("--archs", nargs="+", help="students (default: --arch)")
-    add("--losses", nargs="+", choices=gift.LOSSES, help="default: gift ce (HLR rests on ce); RDED's protocol: kl")
+    add(
+        "--losses",
+        nargs="+",
+        choices=gift.LOSSES,
+        help="default: gift (fixed labels: softce) and ce, for HLR; RDED: kl",
+    )
     add("--protocol", choices=("gift", "rded"), help="of the students' training (default: gift)")
     add("--optimizers", nargs="+", choices=gift.OPTIMIZERS, help="default: adamw")
     add("--repeats", type=positive, default=3, help="students of each cell, seeds --seed, --seed + 1, ... (default: 3)")
     add("--epochs", type=positive, help="of the students (default: by data set)")
     add("--view-factor", type=positive, help="tiles per side of mosaics (default: by the sets)")
     add("--labels", type=common.path_of, help="a label pool of lpqld.py for the one set, instead of a teacher")
+    add("--fixed-labels", type=positive, nargs="?", const=gift.ALL_LOGITS, metavar="K", help=gift.FIXED_HELP)
     args = parser.parse_args(argv)
     if args.labels:
-        others = args.losses or args.optimizers or args.protocol
+        others = args.losses or args.optimizers or args.protocol or args.fixed_labels
         if len(args.images) > 1 or others or args.images[0] in synthesize.METHODS:
             raise UserError("--labels holds the labels of one set, and lpqld.py's protocol: one folder as --images, no "
-                            "--losses, no --optimizers, no --protocol")  # fmt: skip
+                            "--losses, no --optimizers, no --protocol, no --fixed-labels")  # fmt: skip
+    if args.protocol == "rded" and args.fixed_labels:
+        raise UserError("--fixed-labels goes with GIFT's protocol")
     if args.protocol == "rded" and set(args.optimizers or []) - set(RDED_DECAY):
         raise UserError(f"--optimizers: RDED's protocol has {', '.join(RDED_DECAY)}")
     args.archs = args.archs or ([args.arch] if args.arch else None)
     args.arch = args.arch or (args.archs or [None])[0]
     args.protocol = "pool" if args.labels else args.protocol or "gift"
-    args.losses = (
-        args.losses
-        or {"gift": ["gift", "ce"], "rded": ["kl"], "pool": [args.labels and args.labels.name]}[args.protocol]
-    )
+    by_default = {"gift": ["gift", "ce"], "rded": ["kl"], "pool": [args.labels and args.labels.name]}[args.protocol]
+    if args.fixed_labels:
+        by_default = ["softce", "ce"]
+    args.losses = args.losses or by_default
     args.optimizers = args.optimizers or ["(pool)" if args.labels else "adamw"]
     return args
 
@@ -434,6 +444,7 @@ def main(argv=None) -> dict:
     for name in archs:
         common.build_model(name, data.num_classes, data.image_size)  # complains in good time
     gift.check_view_factor(args.view_factor, data)
+    fixed = gift.logits_kept(args.fixed_labels, [loss for loss in args.losses if loss != "ce"], data)
     given = [find_images(name, data, args.ipc, teacher_arch) for name in args.images]
     pool = lpqld.load_pool(args.labels, data, given[0]) if args.labels else None
     teacher = None
@@ -456,13 +467,14 @@ def main(argv=None) -> dict:
 
     seeds = range(args.seed, args.seed + args.repeats)
     pools = pools_of(sets, data, teacher, pool, args.seed) if pool else {}
-    training = Training(args.protocol, args.epochs, seeds, view_factor, pools)
+    training = Training(args.protocol, args.epochs, seeds, view_factor, fixed, pools)
     settings = {
         "stage": "evaluate", "data": data.describe(), "images": [kept.distilled.info["digest"] for kept in sets],
         "teacher": teacher.info["digest"] if teacher else None, "archs": archs, "losses": args.losses,
         "optimizers": args.optimizers, "epochs": args.epochs, "seeds": list(seeds),
         "labels": pool.info["digest"] if pool else None, "protocol": args.protocol,
         "precision": common.precision_on(data.device), "view_factor": view_factor,
+        **({"fixed labels": fixed} if fixed else {}),
     }  # fmt: skip
     about = {
         "full_data_hard_label_top1": full, "original_bytes": data.train.stored_bytes, "settings": settings,

@@ -3,6 +3,7 @@
     python gift.py                                                # embedded data set, CPU, a few minutes
     python gift.py --dataset cifar100 --ipc 10                    # the paper's setting; --teacher FILE: its teacher
     python gift.py --dataset cifar100 --images path/to/any/distilled/set --loss kl --optimizer sgd
+    python gift.py --images random --fixed-labels --teacher-epochs 2   # one label an image (arXiv 2406.10485)
 
 GIFT makes no images. It takes any distilled set and changes the loss that trains the student: soft labels (the
 teacher's logits on the augmented image) are refined with the smoothed hard label, and the student's logits are pulled
@@ -97,6 +98,33 @@ LOSSES = {
 }
 
 # ---------------------------------------------------------------------------------------------------------------------
+# One label for each plain image, instead of one for each view: "A Label is Worth a Thousand Images" (arXiv 2406.10485)
+
+ALL_LOGITS = -1
+FIXED_HELP = "one label for each plain image, made once, with its K largest logits (default: all)"
+WITH_FEWER_LOGITS = ("kl", "softce", "softce_ce")  # losses that see a label through a softmax
+
+
+def fixed_labels(teacher_logits: Tensor, k: int) -> Tensor:
+    """Logits [N, C] with the k largest of each row in fp16, the others -inf: a softmax is over the k, as MR-k's."""
+    values, classes = teacher_logits.topk(k, dim=1)
+    kept = torch.full_like(teacher_logits, -math.inf)
+    return kept.scatter(1, classes, values.half().float())
+
+
+def fixed_label_bytes(count: int, num_classes: int, k: int) -> int:
+    """2 bytes for each logit, and, where k < C, ceil(log2 C) bits for its class."""
+    bits = (num_classes - 1).bit_length() if k < num_classes else 0
+    return count * k * 2 + -(-count * k * bits // 8)
+
+
+@torch.no_grad()
+def label_plain_images(teacher: Teacher, distilled: Distilled, colours, k: int) -> Tensor:
+    logits = [teacher.model(common.normalize(part, colours)) for part in distilled.images.split(200)]
+    return fixed_labels(torch.cat(logits).float(), k)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Views: DSA ("DiffAug"), and the tiles of mosaics
 
 
@@ -189,6 +217,7 @@ class Protocol:
     epochs: int
     batch_size: int
     view_factor: int  # tiles per side of mosaics, shown one by one; 1: whole images
+    fixed: int | None = None  # logits kept of the one label of each plain image; None: a label for every view
 
 
 def learning_rate_for(optimizer: str, arch: str) -> float:
@@ -222,16 +251,25 @@ def view_factor_for(data: Dataset, arch: str, distilled: Distilled) -> int:
 
 
 def protocol_for(
-    data: Dataset, distilled: Distilled, arch, loss="gift", optimizer="adamw", lr=None, epochs=None, view_factor=None
+    data: Dataset,
+    distilled: Distilled,
+    arch,
+    loss=None,
+    optimizer="adamw",
+    lr=None,
+    epochs=None,
+    view_factor=None,
+    fixed=None,
 ) -> Protocol:
     return Protocol(
         arch=arch,
-        loss=loss,
+        loss=loss or ("softce" if fixed else "gift"),
         optimizer=optimizer,
         lr=lr or learning_rate_for(optimizer, arch),
         epochs=epochs or epochs_for(data.name),
         batch_size=batch_size_for(len(distilled.images)),
         view_factor=view_factor or view_factor_for(data, arch, distilled),
+        fixed=fixed,
     )
 
 
@@ -245,7 +283,8 @@ def learning_rate_factor(epoch: int, epochs: int) -> float:
 
 
 def augmented_batches(distilled: Distilled, data: Dataset, protocol: Protocol, seed: int, epoch: int):
-    """(images, labels) of an epoch's steps, shuffled, normalised and augmented as (seed, epoch, step) say."""
+    """(images, labels, numbers of the images) of an epoch's steps, shuffled, normalised and augmented as (seed, epoch,
+    step) say."""
     side, size, factor = data.image_size, protocol.batch_size, protocol.view_factor
     order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
     batches = common.split_batches(common.send(order, data.device), size)
@@ -258,17 +297,21 @@ def augmented_batches(distilled: Distilled, data: Dataset, protocol: Protocol, s
             images = common.resized_crop(images, common.send(torch.cat(boxes), data.device), side)
         draws = [dsa_draws(len(batches[k]), side, seed, common.VIEW, epoch, k) for k in steps]
         images = dsa(images, common.send(torch.cat(draws), data.device))
-        yield from zip(images.split(sizes), distilled.labels[batch].split(sizes), strict=True)
+        labels = distilled.labels[batch]
+        yield from zip(images.split(sizes), labels.split(sizes), batch.split(sizes), strict=True)
 
 
-def training_step(student, teacher, optimizer, images: Tensor, labels: Tensor, loss: str) -> Tensor:
-    """One step on augmented images; the teacher labels exactly what the student sees.
+def training_step(
+    student, teacher, optimizer, images: Tensor, labels: Tensor, loss: str, teacher_logits: Tensor | None = None
+) -> Tensor:
+    """One step on augmented images; the teacher labels exactly what the student sees, unless its logits are given.
 
     Both run in fp32 as released, or in bf16 (--precision, the default on CUDA); the loss is fp32.
     """
     with common.autocast(images.device):
-        with torch.no_grad():
-            teacher_logits = teacher(images)
+        if teacher_logits is None:
+            with torch.no_grad():
+                teacher_logits = teacher(images)
         student_logits = student(images)
     value = LOSSES[loss](student_logits.float(), teacher_logits.float(), labels)
     common.descend(optimizer, value)
@@ -279,6 +322,7 @@ def train_student(
     data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, seed: int, progress: Path
 ) -> dict:
     """Train one student, and score it on the test set after each quarter of the epochs; the last one is the result."""
+    fixed = label_plain_images(teacher, distilled, data.colours, protocol.fixed) if protocol.fixed else None
     student = common.new_student(data, protocol.arch, seed)
     optimizer = OPTIMIZERS[protocol.optimizer](student.parameters(), protocol.lr, **common.fused(data.device))
     epochs = protocol.epochs
@@ -286,8 +330,9 @@ def train_student(
     log = {"checks": []}
     for epoch in common.epochs_of(student, optimizer, epochs, seed, log, progress):
         common.set_rate(optimizer, protocol.lr * learning_rate_factor(epoch, epochs))
-        for images, labels in augmented_batches(distilled, data, protocol, seed, epoch):
-            log["loss"] = training_step(student, teacher.model, optimizer, images, labels, protocol.loss)
+        for images, labels, numbers in augmented_batches(distilled, data, protocol, seed, epoch):
+            given = None if fixed is None else fixed[numbers]
+            log["loss"] = training_step(student, teacher.model, optimizer, images, labels, protocol.loss, given)
         if epoch + 1 in quarters:
             log["top1"], log["top5"] = common.accuracy(student, data.test, data.colours)
             log["checks"].append((epoch + 1, log["top1"], log["top5"]))
@@ -299,11 +344,17 @@ def train_students(data: Dataset, teacher: Teacher, distilled: Distilled, protoc
     """Students of this protocol, one for each seed: their results, kept in a folder of their own."""
     settings = {"stage": "gift", "teacher": teacher.info["digest"], **asdict(protocol)}
     name = f"gift-{distilled.name}-{protocol.arch}-{protocol.loss}-{protocol.optimizer}"
+    sizes = {}
+    if protocol.fixed:
+        name += f"-fixed{protocol.fixed}"
+        sizes["label_bytes"] = fixed_label_bytes(len(distilled.images), data.num_classes, protocol.fixed)
+    else:
+        del settings["fixed"]
 
     def train(seed, progress):
         return train_student(data, teacher, distilled, protocol, seed, progress)
 
-    return common.run_students(data, distilled, name, settings, seeds, train, teacher=teacher.info)
+    return common.run_students(data, distilled, name, settings, seeds, train, teacher=teacher.info, **sizes)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -314,12 +365,13 @@ def read_options(argv):
     parser = common.common_options(__doc__)
     add, positive = parser.add_argument, common.at_least(1)
     add("--images", default="rded", help=synthesize.IMAGES_HELP)
-    add("--loss", choices=LOSSES, default="gift", help="default: gift")
+    add("--loss", choices=LOSSES, help="default: gift; with --fixed-labels softce")
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="default: adamw, the paper's")
     add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: 1e-3; sgd 0.1)")
     add("--epochs", type=positive, help="of the student (default: 1000; ImageNet-1K and fashion 300)")
     add("--repeats", type=positive, default=1, help="students, with seeds --seed, --seed + 1, ... (default: 1)")
     add("--view-factor", type=positive, help="tiles per side of mosaics, shown one by one (default: by the set)")
+    add("--fixed-labels", type=positive, nargs="?", const=ALL_LOGITS, metavar="K", help=FIXED_HELP)
     return parser.parse_args(argv)
 
 
@@ -327,17 +379,35 @@ def main(argv=None) -> dict:
     args = read_options(argv)
     data, arch = common.start(args)
     check_view_factor(args.view_factor, data)
+    fixed = logits_kept(args.fixed_labels, [args.loss or "softce"], data)
     teacher_arch = args.teacher_arch or arch
     distilled = synthesize.find_images(args.images, data, args.ipc, teacher_arch)  # None: they are to be made
     teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
     distilled = distilled or synthesize.distil(args.images, data, teacher, args.ipc, args.seed)
-    protocol = protocol_for(data, distilled, arch, args.loss, args.optimizer, args.lr, args.epochs, args.view_factor)
+    protocol = protocol_for(
+        data, distilled, arch, args.loss, args.optimizer, args.lr, args.epochs, args.view_factor, fixed
+    )
 
     result = train_students(data, teacher, distilled, protocol, range(args.seed, args.seed + args.repeats))
     count = f"{len(distilled.images)} images in batches of {protocol.batch_size}"
-    print(f"student:  {arch}: {args.loss} loss, {args.optimizer}, {protocol.epochs} epochs of {count}")
+    print(f"student:  {arch}: {protocol.loss} loss, {args.optimizer}, {protocol.epochs} epochs of {count}")
     common.print_result(result, teacher)
+    if fixed:
+        print(f"{'one label for each image':36}{result['label_bytes']:,} bytes, {fixed} of {data.num_classes} logits")
     return result
+
+
+def logits_kept(asked: int | None, losses: list[str], data: Dataset) -> int | None:
+    """K of --fixed-labels, for these losses."""
+    if asked is None or asked == ALL_LOGITS:
+        return data.num_classes if asked else None
+    if asked > data.num_classes:
+        raise UserError(f"--fixed-labels {asked}: {data.name} has {data.num_classes} classes")
+    others = [loss for loss in losses if loss not in WITH_FEWER_LOGITS]
+    if asked < data.num_classes and others:
+        fitting = ", ".join(WITH_FEWER_LOGITS)
+        raise UserError(f"--fixed-labels {asked}: {others[0]} takes all logits of a label; with fewer go {fitting}")
+    return asked
 
 
 def check_view_factor(factor, data: Dataset):

@@ -270,7 +270,7 @@ def gift_steps(size: Size, device) -> Work:
             forward_backward(student, fixed)
 
     def ours():
-        for images, labels in gift.augmented_batches(distilled, data, protocol, 0, 0):
+        for images, labels, _ in gift.augmented_batches(distilled, data, protocol, 0, 0):
             gift.training_step(student, teacher, optimizer, images, labels, protocol.loss)
 
     return Work(ours, limit, size.batch * len(steps), len(steps))

@@ -161,7 +161,29 @@ TINY32_LINES = [
     *TINY32_BUDGETS,
 ]
 
-# 6. ImageNet-1K's size, and speed
+# 6. One label for each plain image, by teachers of few epochs to many; which part of it matters; labels for every view
+FIXED_NOTE = "2406.10485's recipe, GIFT's training"
+FIXED_REPEATS = {1: 3, 10: 3, 50: 1}  # by IPC
+
+
+def fixed(name: str, images: str, ipc: int, options: str) -> Figure:
+    command = f"gift.py --images {images} --ipc {ipc} --repeats {FIXED_REPEATS[ipc]} {options}"
+    return Figure(f"fixed-{name}-ipc{ipc}", command, note=FIXED_NOTE)
+
+
+FIXED_LINES = []
+for ipc in FIXED_REPEATS:
+    rded = f"runs/fashion/rded-ipc{ipc}"
+    FIXED_LINES.append(Figure(f"fixed-images-ipc{ipc}", f"synthesize.py --method rded --ipc {ipc}"))
+    FIXED_LINES.append(fixed("views", "random", ipc, "--loss softce"))
+    for name, images in (("random", "random"), ("rded", rded)):
+        for epochs in (1, 2, 4, 12, 30):
+            options = f"--fixed-labels --teacher-epochs {epochs}"
+            FIXED_LINES.append(fixed(f"{name}-teacher{epochs}", images, ipc, options))
+    for k in (1, 2, 3, 5):
+        FIXED_LINES.append(fixed(f"random-k{k}", "random", ipc, f"--fixed-labels {k}"))
+
+# 7. ImageNet-1K's size, and speed
 BENCHMARKS = [
     Figure("imagenet-size", "-m experiments.benchmark --imagenet", note="made-up images: hours and GB"),
     Figure("benchmark", "-m experiments.benchmark"),
@@ -180,6 +202,7 @@ LINES = (  # in the order in which they are worth running
     + TINY_BUDGETS_50
     + TINY_BUDGETS_10
     + TINY32_LINES
+    + FIXED_LINES
     + BENCHMARKS
 )
 

@@ -170,10 +170,11 @@ def test_views_made_together_are_the_views_made_one_step_at_a_time(fashion, monk
     alone = list(batches(fashion, view_factor=view_factor))
     monkeypatch.setitem(common.VIEW_PIXELS, "cpu", 20 * 32**2)  # two steps at once, then the partial one
     together = list(batches(fashion, view_factor=view_factor))
-    assert [len(images) for images, _ in alone] == [10, 10, 5]
-    for (images, labels), (same, same_labels) in zip(alone, together, strict=True):
+    assert [len(images) for images, _, _ in alone] == [10, 10, 5]
+    for (images, labels, numbers), (same, same_labels, same_numbers) in zip(alone, together, strict=True):
         assert torch.equal(images, same)
         assert torch.equal(labels, same_labels)
+        assert torch.equal(numbers, same_numbers)
         assert same.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -190,7 +191,7 @@ def test_a_step_reads_nothing_back(fashion, loss):
     student, teacher = (common.build_model("conv3", 10, 32, 4) for _ in range(2))
     optimizer = gift.OPTIMIZERS["sgd"](student.parameters(), 0.1)
     with ReadsBack():
-        for images, labels in batches(fashion, 20, view_factor=2):
+        for images, labels, _ in batches(fashion, 20, view_factor=2):
             gift.training_step(student, teacher, optimizer, images, labels, loss)
     with pytest.raises(AssertionError), ReadsBack():
         torch.ones(1).item()
@@ -223,3 +224,48 @@ def test_the_last_epoch_is_the_result(fashion, small_teacher, tmp_path):
     assert student["seed"] == 5
     assert [epoch for epoch, _, _ in student["checks"]] == [1, 2, 3, 4]
     assert student["checks"][-1][1:] == (student["top1"], student["top5"])
+
+
+# --- one label for each plain image
+
+
+def test_fixed_labels_by_hand():
+    """The k largest logits; a softmax over them alone, as MR-k renormalises. Bytes: fp16, and a class where k < C."""
+    logits = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
+    kept = gift.fixed_labels(logits, 2)
+    assert kept.tolist() == [[-math.inf, 3.0, 2.0, -math.inf]]
+    expected = torch.tensor([[0.0, math.e, 1.0, 0.0]]) / (math.e + 1)
+    torch.testing.assert_close(torch.softmax(kept, 1), expected)
+    assert torch.equal(gift.fixed_labels(logits / 3, 4), (logits / 3).half().float())
+    assert gift.fixed_label_bytes(100, 10, 10) == 100 * 10 * 2
+    assert gift.fixed_label_bytes(100, 10, 3) == 100 * 3 * 2 + 300 * 4 // 8
+
+
+@pytest.mark.parametrize("loss", gift.WITH_FEWER_LOGITS)
+def test_losses_of_fewer_logits_are_finite(loss):
+    """Where the target is 0 the student is pushed down, by a finite gradient."""
+    student = torch.randn(5, 10, requires_grad=True)
+    teacher = gift.fixed_labels(torch.randn(5, 10), 3)
+    value = gift.LOSSES[loss](student, teacher, torch.arange(5))
+    value.backward()
+    assert value.isfinite() and student.grad.isfinite().all()
+
+
+def test_every_view_has_the_label_of_its_plain_image(fashion, small_teacher, tmp_path, monkeypatch):
+    data, teacher = fashion._replace(runs=tmp_path), small_teacher[1]
+    distilled = Distilled(data.train.images[::100], data.train.labels[::100], {"settings": {}})
+    protocol = gift.protocol_for(data, distilled, "conv3", epochs=2, fixed=10)
+    assert protocol.loss == "softce"
+    seen = []
+    step = gift.training_step
+
+    def spy(student, teacher, optimizer, images, labels, loss, given):
+        seen.append((labels, given))
+        return step(student, teacher, optimizer, images, labels, loss, given)
+
+    monkeypatch.setattr(gift, "training_step", spy)
+    gift.train_student(data, teacher, distilled, protocol, 0, tmp_path / "progress.pt")
+    logits = teacher.model(common.normalize(distilled.images, data.colours))
+    rows = {tuple(row.tolist()): label for row, label in zip(logits.half().float(), distilled.labels, strict=True)}
+    for labels, given in seen:
+        assert [rows[tuple(row.tolist())] for row in given] == labels.tolist()

@@ -434,6 +434,12 @@ REFUSED = {
     "SRe2L without BatchNorm": ("synthesize --method sre2l --teacher-arch vgg11", "vgg11"),
     "LPQLD without BatchNorm": ("lpqld --teacher-arch vgg11", "vgg11"),
     "top-k above C": ("lpqld --top-k 11", "10 classes"),
+    "fixed labels: more than classes": ("gift --fixed-labels 11", "fashion has 10 classes"),
+    "fixed labels: a loss of all logits": ("gift --fixed-labels 3 --loss gift", "gift takes all logits of a label"),
+    "fixed labels: a loss of all logits, evaluate": (
+        "evaluate --images random --fixed-labels 3 --losses softce mse", "mse takes all logits of a label",
+    ),
+    "fixed labels: RDED's protocol": ("evaluate --images random --fixed-labels --protocol rded", "GIFT's protocol"),
     "a pool smaller than one epoch": ("lpqld --prune 0.999", "leaves 2 label batches of 20, and one epoch takes 5"),
     "a pool smaller than one epoch, of a set": ("lpqld --images {b}/images --prune 0.999", "one epoch takes 2"),
     "batches of one": ("lpqld --batch-size 1", "batch-size"),

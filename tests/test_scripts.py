@@ -97,6 +97,23 @@ def test_gift_from_nothing_to_a_result_and_again(returned, tmp_path):
     assert again == {**result, "reused": 1}
 
 
+@pytest.mark.slow
+def test_gift_with_one_label_for_each_image(returned, small_teacher, tmp_path):
+    """The labels' bytes are stated; the same set in a table; runs with labels for every view are not touched."""
+    teacher = small_teacher[1].info["file"]
+    words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--images", "random", "--ipc", 2, "--epochs", 8)
+    plain, _, _ = returned(gift, *words, "--out", tmp_path)
+    assert "fixed" not in plain["settings"] and "label_bytes" not in plain
+    result, shown, _ = returned(gift, *words, "--out", tmp_path, "--fixed-labels")
+    assert (result["settings"]["loss"], result["settings"]["fixed"], result["label_bytes"]) == ("softce", 10, 400)
+    assert "400 bytes, 10 of 10 logits" in shown
+    result, shown, _ = returned(gift, *words, "--out", tmp_path, "--fixed-labels", 3, "--loss", "kl")
+    assert "150 bytes, 3 of 10 logits" in shown and result["file"] != plain["file"]
+    table, _, _ = returned(evaluate, *words, "--out", tmp_path, "--fixed-labels", 3, "--losses", "kl", "--repeats", 1)
+    (row,) = table["rows"]
+    assert row["label_bytes"] == 150 and row["top1"] == result["top1"]
+
+
 def test_lpqld(returned, small_teacher, tmp_path, short_recovery):
     teacher = small_teacher[1].info["file"]
     words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--ipc", 2, "--epochs", 60, "--repeats", 2)
