@@ -1078,7 +1078,9 @@ def make_pieces(files: list[Path], make, title=None):
 
     def make_one(number):
         progress = files[number].with_suffix(".progress.pt")
-        if not files[number].exists():
+        if files[number].exists():
+            load_kept(files[number])  # that it is damaged is said now, not when all others have been made
+        else:
             save_kept(files[number], make(number, progress))
         progress.unlink(missing_ok=True)
 

@@ -547,7 +547,7 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
     ours = pool_settings(made, data, distilled, teacher_digest, settings["seed"])
     for name, value in ours.items():
         if settings[name] != value:
-            raise UserError(f"label pool {path} is not for these: {name} {settings[name]}, here {value}")
+            raise UserError(f"label pool {path} is not for these: {name}: {settings[name]}, here {value}")
     values, classes = kept["values"].to(data.device), None
     if made.top_k < data.num_classes:
         classes = unpack_classes(kept["classes"], kept["values"].shape, data.num_classes).to(data.device)

@@ -36,6 +36,7 @@ def work(out: Path, scale: float) -> dict:
     teacher = Teacher(model, {"arch": "conv3", "width": data.default_width, "accuracy": 0.0, "digest": "untrained"})
     setting = synthesize.SRE2L["fashion"]
     setting.iterations = max(2, int(80 * scale))
+    synthesize.RDED_IMAGES = max(20, int(300 * scale))
     protocol = lpqld.protocol_for(data, 100, epochs=int(600 * scale), prune=0.5)
     seconds = {}
 

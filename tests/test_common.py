@@ -634,7 +634,7 @@ def test_other_settings_take_another_folder_and_say_what_differs(tmp_path, capsy
     assert capsys.readouterr().err == ""
     other = common.stage_folder(tmp_path, "stage", {"lr": 0.2, "roll": (0, 4), "seed": 1})
     assert other != first
-    assert "another lr, seed" in capsys.readouterr().err
+    assert "other settings (lr, seed)" in capsys.readouterr().err
     assert common.stage_folder(tmp_path, "stage", {"lr": 0.2, "roll": (0, 4), "seed": 1}) == other
 
 

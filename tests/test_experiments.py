@@ -315,24 +315,18 @@ def test_a_target_that_cannot_be_written_is_refused_before_measuring(in_process,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["benchmark", "figures", "processes", "storage"])
+@pytest.mark.parametrize("module", ["benchmark", "figures", "storage"])
 def test_modules_run_as_a_user_runs_them(module, tmp_path):
     words = {
         "benchmark": ["--sizes", "tiny-test", "--seconds", "0.01", "--device", "cpu", "--only", "rded"],
         "figures": ["--list", "--results", str(tmp_path)],
-        "processes": ["--rounds", "1", "--scale", "0.02"],
         "storage": [],
     }[module]
     command = [sys.executable, "-m", f"experiments.{module}", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parent.parent)
     assert done.returncode == 0, done.stderr
-    shown = {
-        "benchmark": "rded            tiny-test",
-        "figures": "precision-images",
-        "processes": "four students",
-        "storage": "MR-50",
-    }
-    assert shown[module] in done.stdout and list(tmp_path.iterdir()) == []
+    shown = {"benchmark": "rded            tiny-test", "figures": "precision-images", "storage": "MR-50"}[module]
+    assert shown in done.stdout and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -450,3 +444,18 @@ def test_hours_are_printed(in_process, tmp_path):
     assert "imagenet-21k, IPC 10" in shown and "GPUs: 64" in shown
     kept = common.load_kept(tmp_path / "hours.json")
     assert len(kept["rows"]) == 20 and kept["rates"] == processes.RATES
+
+
+@pytest.mark.slow
+def test_two_processes_are_measured():
+    seconds = processes.measured(2, 0.02)
+    assert list(seconds) == ["class statistics", "RDED", "recovery", "labels", "four students"]
+    assert all(value > 0 for value in seconds.values())
+
+
+def test_the_fastest_of_the_rounds_counts(in_process, monkeypatch):
+    rounds = iter([4.0, 3.0, 5.0, 2.0])  # one process, two, one, two
+    monkeypatch.setattr(processes, "measured", lambda count, scale: {"labels": next(rounds)})
+    status, shown, err = in_process(processes, "--rounds", 2)
+    assert status == 0, err
+    assert shown.splitlines()[1].split() == ["labels", "4.0", "2.0", "2.00"]

@@ -498,7 +498,7 @@ def test_what_a_pool_is_not_for_is_named(tmp_path):
         assert "labels.pt is not for these" in str(refusal.value)
 
     assert lpqld.load_pool(tmp_path / "labels.pt", data, distilled).values.shape == (20, 25, 4)  # no teacher is needed
-    refused("another data set: made-up, here other", data=data._replace(name="other"))
+    refused("not for these: data set: made-up, here other", data=data._replace(name="other"))
     refused("normalisation", data=data._replace(colours=common.COLOURS["imagenet"]))
     refused("hash of their names", data=data._replace(class_names=data.class_names[::-1]))
     refused("side of the images: 8, here 16", data=data._replace(image_size=16))
@@ -565,7 +565,7 @@ def test_a_pool_whose_views_are_not_those_that_were_labelled_is_refused(tmp_path
         lpqld.load_pool(tmp_path / "labels.pt", data, distilled, teacher)
     kept["settings"] |= {"seed": 0, "crop": [0.5, 1.0]}
     common.save_kept(tmp_path / "labels.pt", kept)
-    with pytest.raises(UserError, match=r"another crop: \[0.5, 1.0\], here \[0.08, 1.0\]"):
+    with pytest.raises(UserError, match=r"not for these: crop: \[0.5, 1.0\], here \[0.08, 1.0\]"):
         lpqld.load_pool(tmp_path / "labels.pt", data, distilled, teacher)
 
 

@@ -256,12 +256,6 @@ def begun_again(folder, content=b"garbage"):
     (folder / "seed0.progress.pt").write_bytes(content)
 
 
-def begun_by_another(folder):
-    """The progress of another loop, with nothing of this one's in it."""
-    unfinished(folder)
-    common.save_kept(folder / "progress.pt", {"epoch": 20, "log": {"seconds": 1.0}, "modules": {}})
-
-
 def both_in_the_way(folder, put):
     """Something else where the folder should be, and where the next one of these settings should be."""
     settings = common.load_kept(folder / "settings.json")["settings"]
@@ -331,12 +325,9 @@ DAMAGE = {  # what: done to the folder of the data set under --out
     "under out: a teacher for statistics": lambda out: shutil.copy(
         out / TEACHER / "teacher.pt", without_images(out) / STATISTICS / "statistics.pt"
     ),
-    "under out: the progress of statistics": lambda out: unfinished_with(
-        without_images(out) / STATISTICS, "progress.pt"
-    ),
-    "under out: another loop's progress for statistics": lambda out: begun_by_another(without_images(out) / STATISTICS),
-    "under out: recovered groups": lambda out: unfinished_with(out / LPLD, "groups-0-9.pt"),
-    "under out: the progress of a recovery": lambda out: unfinished_with(out / LPLD, "groups-0-9.progress.pt"),
+    "under out: a piece of statistics": lambda out: unfinished_with(without_images(out) / STATISTICS, "classes-0-1.pt"),
+    "under out: recovered groups": lambda out: unfinished_with(out / LPLD, "groups-0-1.pt"),
+    "under out: the progress of a recovery": lambda out: unfinished_with(out / LPLD, "groups-0-1.progress.pt"),
     "under out: labels with a flipped bit": lambda out: flip_a_bit(out / LABELS / "labels.pt"),
     "under out: labels cut short": lambda out: truncated(out / LABELS / "labels.pt"),
     "under out: a piece of labels": lambda out: unfinished_with(out / LABELS, "labels-0-1.pt"),
@@ -608,10 +599,9 @@ REFUSED = {
     "under out: a teacher's progress": (RUN_GIFT, "progress.pt is damaged"),
     "under out: statistics cut short": (RUN_LPLD, "statistics.pt is damaged"),
     "under out: a teacher for statistics": (RUN_LPLD, "statistics.pt"),
-    "under out: the progress of statistics": (RUN_LPLD, "progress.pt is damaged"),
-    "under out: another loop's progress for statistics": (RUN_LPLD, "progress.pt"),
-    "under out: recovered groups": (RUN_LPLD, "groups-0-9.pt is damaged"),
-    "under out: the progress of a recovery": (RUN_LPLD, "groups-0-9.progress.pt is damaged"),
+    "under out: a piece of statistics": (RUN_LPLD, "classes-0-1.pt is damaged"),
+    "under out: recovered groups": (RUN_LPLD, "groups-0-1.pt is damaged"),
+    "under out: the progress of a recovery": (RUN_LPLD, "groups-0-1.progress.pt is damaged"),
     "under out: labels with a flipped bit": (RUN_LPQLD, "labels.pt"),
     "under out: labels cut short": (RUN_LPQLD, "labels.pt"),
     "under out: a piece of labels": (RUN_LPQLD, "labels-0-1.pt is damaged"),
