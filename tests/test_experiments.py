@@ -228,14 +228,44 @@ def test_points_go_from_the_smallest_pool_to_the_largest():
         "tiny-budget-ipc10-random-p0-k5": budget_result(900, 50.0),
         "tiny-budget-ipc50-lpld-p0-k5": budget_result(4500, 60.0),
     }
-    points = figures.points_of(done, "tiny-budget-ipc10")
-    assert points == {"lpld": [(90, 30.0, 0.0), (900, 40.0, 0.0)], "random": [(900, 50.0, 0.0)]}
+    points = figures.accuracy_over_bytes(done, "tiny-budget-ipc10")
+    assert points == {"LPLD": [(90, 30.0, 0.0), (900, 40.0, 0.0)], "random": [(900, 50.0, 0.0)]}
+
+
+def fixed_result(teacher, top1):
+    return {"result": {"teacher": {"accuracy": teacher}, "top1": common.mean_std([top1])}}
+
+
+def test_points_of_teachers():
+    done = {
+        "fixed-random-teacher12-ipc1": fixed_result(88.0, 20.0),
+        "fixed-random-teacher1-ipc1": fixed_result(70.0, 30.0),
+        "fixed-random-teacher1-ipc10": fixed_result(70.0, 40.0),
+        "fixed-random-k3-ipc1": fixed_result(88.0, 99.0),
+    }
+    points = figures.accuracy_over_teachers(done, "fixed-random")
+    assert points == {"IPC 1": [(70.0, 30.0, 0.0), (88.0, 20.0, 0.0)], "IPC 10": [(70.0, 40.0, 0.0)]}
+    assert figures.best_teachers(done, "fixed")["random"] == [(1, 70.0, 0.0), (10, 70.0, 0.0)]
+    assert figures.best_teachers({}, "fixed") == {}
+
+
+def test_mean_over_sets():
+    def ablation(top1, similarity):
+        rows = {"P": {"top1": common.mean_std([top1])}}
+        return {"published": None, "result": {"rows": rows, "images": {"within_class_similarity": similarity}}}
+
+    done = {"a-set0": ablation(20.0, 0.5), "a-set1": ablation(22.0, 0.7), "b": ablation(99.0, 0.1)}
+    assert figures.over_sets(done).splitlines()[2:] == [
+        "| a: P | 21 ± 1 | 2 |",
+        "| a: similarity within a class | 0.6 ± 0.1 | 2 |",
+    ]
+    assert figures.over_sets({"b": ablation(99.0, 0.1)}) == ""
 
 
 def test_a_picture_needs_matplotlib_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(common.UserError, match=r"experiments/requirements\.txt"):
-        figures.draw({"lpld": [(90, 30.0, 0.0)]}, "title", tmp_path / "picture.png")
+        figures.draw({"LPLD": [(90, 30.0, 0.0)]}, figures.PICTURES[0], tmp_path / "picture.png")
 
 
 # --- the benchmark
