@@ -351,7 +351,7 @@ class Split:
 
     def decode(self, indices, title=None) -> Tensor:
         images = torch.empty(len(indices), 3, self.side, self.side, dtype=torch.uint8)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             views = pool.map(self.test_view, indices)
             views = progress_bar(views, title, len(indices)) if title else views
             for image, view in zip(images, views, strict=True):
@@ -977,6 +977,12 @@ def told_by_torchrun(name: str, alone: int) -> int:
     return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
 
 
+def cores() -> int:
+    """Of this machine, for this process."""
+    free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, free // told_by_torchrun("LOCAL_WORLD_SIZE", 1))
+
+
 rank, world = told_by_torchrun("RANK", 0), told_by_torchrun("WORLD_SIZE", 1)  # of one that is alone: 0, 1
 
 
@@ -1438,7 +1444,7 @@ def set_up_device(name=None, precision=None):
     if device.type == "cpu":
         keep_freed_memory()
         if here > 1:
-            torch.set_num_threads(max(1, cores() // here))
+            torch.set_num_threads(cores())
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
     if device.type == "cuda":  # same seed, same device, same result: for every network that torch can do so for
@@ -1446,11 +1452,6 @@ def set_up_device(name=None, precision=None):
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
     return device
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def keep_freed_memory():

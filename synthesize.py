@@ -108,7 +108,7 @@ def rded(data: Dataset, teacher: Teacher, classes: list[int], ipc: int, factor: 
     chosen = []
 
     def read(label):  # crops are of the images as stored, not of their test view
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(common.cores()) as pool:
             return list(pool.map(data.train.original, pick_random(data, label, RDED_IMAGES, seed).tolist()))
 
     for label, images in common.read_ahead(read, classes):
@@ -587,7 +587,7 @@ def read_distilled_folder(path: Path, data: Dataset) -> tuple[Tensor, Tensor]:
         labels += [label_of[folder]] * len(pictures)
     if not files:
         raise UserError(f"--images {path} holds no images (class folders with {', '.join(extensions)} files)")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(common.cores()) as pool:
         images = list(pool.map(lambda file: common.to_tensor(common.read_image(file)), files))
     sizes = {tuple(image.shape) for image in images}
     if len(sizes) > 1:
