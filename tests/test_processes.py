@@ -20,7 +20,7 @@ import os, signal, sys
 sys.path.insert(0, {root!r})
 import common, evaluate, gift, lpqld, synthesize
 rank, out = int(os.environ["RANK"]), sys.argv[1]
-common.KEEP_EVERY, common.PATIENCE = 0, 2
+common.KEEP_EVERY, common.PATIENCE = 0, 5
 lpqld.LABELS_PER_PIECE = 40
 synthesize.SRE2L["fashion"] = synthesize.Recovery(lr=0.25, r_bn=0.01, iterations=20, roll=(0, 4), crop=True)
 def run(script, words):
@@ -124,10 +124,6 @@ FAILURES = {  # what: (lines, words expected)
     "a folder that they do not share": (
         'out += str(rank)\ndef main():\n    run(gift, "--ipc 1")',
         "is not one folder that all 2 processes share",
-    ),
-    "a folder that one cannot write": (
-        'if rank:\n    out += "-a-file"\n    open(out, "w").close()\ndef main():\n    run(gift, "--ipc 1")',
-        "is no folder that may be written to (process 1 of 2",
     ),
     "a student of another process": (
         'if rank:\n    gift.learning_rate_factor = lambda *_: float("nan")\n'

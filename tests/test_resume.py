@@ -64,7 +64,6 @@ STOPS = [  # command, the file, after which write of it
     ("gift with a teacher of its own", "teacher-conv3/progress.pt", 2),
     ("gift with a teacher of its own", "teacher-conv3/teacher.pt", 1),  # the stage is not marked as finished
     ("gift", "seed0.progress.pt", 5),
-    ("gift", "seed0.progress.pt", 8),  # the last epoch
     ("gift", "seed0.json", 1),
     ("rded", "classes-4-4.pt", 1),
     ("sre2l", "groups-0-0.progress.pt", 50),
@@ -75,7 +74,6 @@ STOPS = [  # command, the file, after which write of it
     ("lpqld", "labels.pt", 1),
     ("lpqld", "seed0.progress.pt", 8),
     ("evaluate", "kl-adamw/seed1.progress.pt", 4),
-    ("evaluate", "evaluate/evaluate.json", 1),
     ("RDED's protocol", "seed0.progress.pt", 5),
 ]
 QUICK = ("lpqld", "seed0.progress.pt", 8)
@@ -198,20 +196,15 @@ def run_and_kill(out, where, write, when="after", number=signal.SIGKILL):
 
 
 @pytest.mark.slow
-def test_lpqld_killed_again_and_again_ends_where_an_uninterrupted_run_ends(tmp_path):
-    """kill -9 in training the teacher, and while the pool is written: what lies beside it is no file of
-    ours yet, and is not taken for one. Then Ctrl-C in training the student: one line, status 130."""
+def test_killed_and_stopped_it_ends_where_an_uninterrupted_run_ends(tmp_path):
+    """kill -9 while the pool is written: what lies beside it is no file of ours yet, and is not taken for one. Then
+    Ctrl-C in training the student: one line, status 130."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run_and_kill(whole, "nowhere", 0)
     assert done.returncode == 0, done.stderr
 
-    for where, write, when in (
-        ("teacher-conv3/progress.pt", 1, "after"),
-        ("labels.pt", 1, "before"),
-    ):
-        done = run_and_kill(killed, where, write, when)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        assert [path for path in killed.rglob("*") if where in str(path)]
+    done = run_and_kill(killed, "labels.pt", 1, "before")
+    assert done.returncode == -signal.SIGKILL, done.stderr
     done = run_and_kill(killed, "seed0.progress.pt", 8, number=signal.SIGINT)
     assert done.returncode == 130 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("stopped; the same command goes on")

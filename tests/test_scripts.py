@@ -273,7 +273,8 @@ def test_synthesize_sre2l_from_a_resnet(in_process, tmp_path, monkeypatch):
     setting = synthesize.Recovery(lr=0.1, r_bn=0.01, iterations=2, roll=(0, 4), crop=True)
     monkeypatch.setitem(synthesize.SRE2L, "cifar100", setting)
     monkeypatch.setitem(common.TEACHER_RECIPE, "batch_size", (8, 8))
-    words = ("--dataset", root, "--teacher-arch", "resnet18_modified", "--teacher-epochs", 4, "--device", "cpu")
+    words = ("--dataset", root, "--teacher-arch", "resnet18_modified", "--teacher-epochs", 4, "--device", "cpu",
+             "--image-size", 8)  # fmt: skip
     status, _, err = in_process(synthesize, *words, "--method", "sre2l", "--ipc", 2, "--out", tmp_path / "runs")
     assert status == 0, err
     assert len(list((tmp_path / "runs" / "shades" / "sre2l-ipc2").glob("*/*.png"))) == 4
@@ -290,7 +291,7 @@ def test_lpqld_at_the_settings_of_the_papers(returned, tmp_path, monkeypatch, na
     setting = synthesize.Recovery(lr=0.1, r_bn=0.05, iterations=2, roll=(0, 4), crop=True)
     monkeypatch.setitem(synthesize.LPLD, name, setting)
     monkeypatch.setitem(common.TEACHER_RECIPE, "batch_size", (8, 8))
-    words = ("--dataset", name, "--data-root", tmp_path / "data", "--image-size", 16, "--teacher-epochs", 4)
+    words = ("--dataset", name, "--data-root", tmp_path / "data", "--image-size", 8, "--teacher-epochs", 4)
     more = ("--arch", arch, "--width", 16, "--ipc", 3, "--epochs", 20, "--prune", 0.9, "--top-k", 1)
     result, shown, _ = returned(lpqld, *words, *more, "--device", "cpu", "--out", tmp_path / "runs")
     assert result["settings"]["optimizer"] == ("sgd" if name == "tinyimagenet" else "adamw")
@@ -337,7 +338,6 @@ def test_scripts_in_a_process_of_their_own(run, tmp_path):
     """From another folder, with no --out: what is made lies in runs/ there."""
     tiny = ("--width", 4, "--teacher-epochs", 1, "--device", "cpu", "--ipc", 1)
     for script, words in (
-        ("synthesize.py", ("--method", "random")),
         ("gift.py", ("--epochs", 4)),
         ("lpqld.py", ("--images", "random", "--epochs", 10)),
     ):
