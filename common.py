@@ -1332,6 +1332,9 @@ def run_script(main):
         if rank == 0:
             print("stopped; the same command goes on from what was kept last: stages, and each minute", file=sys.stderr)
         sys.exit(130)
+    finally:
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()  # its threads must not outlive the interpreter
 
 
 @contextmanager
