@@ -1005,17 +1005,17 @@ def join_others(out: Path):
         raise UserError(f"--out {out} is not one folder that all {world} processes share")
 
 
-def with_others(call, *args):
-    """A call that all processes make, each of which waits for the others."""
+def with_others(call: str, *args):
+    """A call of torch.distributed that all processes make, each of which waits for the others."""
     try:
         if world > 1:
-            call(*args)
+            getattr(distributed, call)(*args)
     except RuntimeError as error:
         raise OthersEnded(f"another process has ended ({one_line(error)})") from None
 
 
 def wait():
-    with_others(distributed.barrier)
+    with_others("barrier")
 
 
 @contextmanager
@@ -1045,7 +1045,7 @@ def once(make):
     if rank == 0:
         with alone():
             told = [make()]
-    with_others(distributed.broadcast_object_list, told)
+    with_others("broadcast_object_list", told)
     return told[0]
 
 

@@ -99,7 +99,7 @@ def tile_patches(patches: Tensor, factor: int) -> Tensor:
     return grid.permute(2, 3, 0, 4, 1, 5).flatten(4).flatten(2, 3)
 
 
-def rded(data: Dataset, teacher: Teacher, classes: list[int], ipc: int, factor: int, seed: int, _=None) -> Tensor:
+def rded(data: Dataset, teacher: Teacher, classes: list[int], ipc: int, factor: int, seed: int) -> Tensor:
     """RDED's images of some classes, one class after the other: uint8 [len(classes) * ipc, 3, S, S].
 
     Released scripts: 300 images of a class, 5 crops of each, resized to side / factor.
@@ -672,7 +672,8 @@ def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, fac
     if method == "rded":
         for part in common.cut(data.num_classes, CLASSES_PER_PIECE, common.PIECES):
             make = partial(rded, data, teacher, part.tolist(), ipc, factor, seed)
-            pieces.append(Piece(f"classes-{part[0]}-{part[-1]}", part.repeat_interleave(ipc), make))
+            labels = part.repeat_interleave(ipc)
+            pieces.append(Piece(f"classes-{part[0]}-{part[-1]}", labels, lambda _, make=make: make()))
         return pieces
     batches = sre2l_batches(data, teacher, ipc)
     if method == "lpld":
@@ -713,7 +714,7 @@ def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0
         order = labels.argsort(stable=True)
         images, labels = images[order], labels[order]
         save_distilled(folder, images, labels)
-        for file in files:
+        for file in folder.glob("*.pt"):  # those too that a run on another device has cut otherwise
             file.unlink()
         return {"images": digest_of(images, labels)}
 
