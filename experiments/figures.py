@@ -118,14 +118,24 @@ CIFAR_ON_A_CPU = [
     Figure("cpu-cifar10-gift-gift-sgd", f"gift.py {CPU} --images rded --loss gift --optimizer sgd"),
 ]
 
-# ... and RDED in GIFT's protocol as CIM reports it (arXiv 2607.00916, Table 1, LINs-lab/CIM): mosaics of 2 x 2, MSE.
-# Its evaluator shows quarters of an image on CIFAR too, by its default factor of 2; GIFT's does on ImageNet-1K alone
-CIM = "--dataset data/CIFAR-10-images --colours cifar --arch conv3 --precision fp32 --teacher-epochs 6"
-CIM_TRAIN = f"gift.py {CIM} --images runs/CIFAR-10-images/rded-ipc10 --loss mse"
-CIM_LINES = [
-    Figure("cim-cifar10-images", f"synthesize.py {CIM} --method rded --factor 2"),
-    Figure("cim-cifar10-quarters", f"{CIM_TRAIN} --view-factor 2", 56.0, "CIM; best of four checks there"),
-    Figure("cim-cifar10-whole", f"{CIM_TRAIN} --view-factor 1", 56.0, "CIM; best of four checks there"),
+# ... and in GIFT's protocol as CIM reports it (arXiv 2607.00916, Table 1, LINs-lab/CIM), with MSE on logits. By its
+# default factor of 2 its evaluator shows quarters of an image, on CIFAR too, where RDED's own default makes no mosaics
+CIM_DATA = "--dataset data/CIFAR-10-images --colours cifar --arch conv3 --precision fp32"
+CIM = f"{CIM_DATA} --out runs/cim --teacher-epochs 6"
+CIM_PUBLISHED = {"rded": {1: 28.9, 10: 56.0, 50: 71.1}, "sre2l": {1: 22.2, 10: 39.6, 50: 57.7}, "random": {}}  # by IPC
+CIM_NOTE = "CIM; best of four checks there"
+CIM_LINES = [Figure("cim-teacher", f"synthesize.py {CIM} --method rded", 82.24, CHECKPOINT)]
+for images, by_ipc in CIM_PUBLISHED.items():
+    for ipc in (1, 10, 50):
+        for shown, factor in (("whole", 1), ("quarters", 2)):
+            command = f"gift.py {CIM} --images {images} --ipc {ipc} --loss mse --view-factor {factor}"
+            CIM_LINES.append(Figure(f"cim-{images}-{shown}-ipc{ipc}", command, by_ipc.get(ipc), CIM_NOTE))
+CIM_TEACHER = f"{CIM_DATA} --out runs/mosaics --teacher runs/cim/CIFAR-10-images/teacher-conv3/teacher.pt"
+CIM_MOSAICS = f"gift.py {CIM_TEACHER} --loss mse --images runs/mosaics/CIFAR-10-images/rded-ipc10"
+CIM_LINES += [
+    Figure("cim-mosaics", f"synthesize.py {CIM_TEACHER} --method rded --factor 2"),
+    Figure("cim-mosaics-whole-ipc10", f"{CIM_MOSAICS} --view-factor 1", 56.0, CIM_NOTE),
+    Figure("cim-mosaics-quarters-ipc10", f"{CIM_MOSAICS} --view-factor 2", 56.0, CIM_NOTE),
 ]
 
 # ... and Tiny-ImageNet, with a tenth of the teacher's and of the student's epochs: it works, and no more
@@ -173,6 +183,20 @@ TINY32_LINES = [
     *TINY32_BUDGETS,
 ]
 
+# ... and GIFT's Figure 1 there, the four losses on RDED's images: their order, not their height
+MOTIVATION = {"kl": 41.4, "softce": 33.4, "mse_ce": 41.7, "gift": 44.0}
+MOTIVATION_NOTE = "GIFT's Figure 1: 64 px, ConvNet-4, 1000 epochs"
+TINY32_RDED = f"gift.py {TINY32_TEACHER} --images rded --epochs 300"
+TINY32_RANDOM = f"gift.py {TINY32_TEACHER} --images random --epochs 300"
+TINY32_LOSSES = [
+    Figure(f"tiny32-motivation-{loss}", f"{TINY32_RDED} --loss {loss}", top1, MOTIVATION_NOTE)
+    for loss, top1 in MOTIVATION.items()
+] + [Figure(f"tiny32-motivation-random-{loss}", f"{TINY32_RANDOM} --loss {loss}") for loss in MOTIVATION]
+TINY_MOTIVATION = [  # as published
+    Figure(f"tiny-motivation-{loss}", f"gift.py {TINY_CONV} --images rded --loss {loss}", top1, "GIFT's Figure 1")
+    for loss, top1 in MOTIVATION.items()
+]
+
 # 6. One label for each plain image, by teachers of few epochs to many; which part of it matters; labels for every view
 FIXED_NOTE = "2406.10485's recipe, GIFT's training"
 FIXED_REPEATS = {1: 3, 10: 3, 50: 1}  # by IPC
@@ -195,7 +219,40 @@ for ipc in FIXED_REPEATS:
     for k in (1, 2, 3, 5):
         FIXED_LINES.append(fixed(f"random-k{k}", "random", ipc, f"--fixed-labels {k}"))
 
-# 7. ImageNet-1K's size, and speed
+# ... and on CIFAR-10, where it is published; at IPC 50 as many steps as at IPC 10
+CIFAR_FIXED_PUBLISHED = {"random": {1: 21.1, 10: 46.3, 50: 62.1}, "rded": {}}  # by IPC
+CIFAR_FIXED_NOTE = "2406.10485: the best teacher, ZCA, 3,000 epochs, the best check"
+CIFAR_FIXED_EPOCHS = {1: 1000, 10: 1000, 50: 200}
+CIFAR_FIXED_LINES = []
+for images, by_ipc in CIFAR_FIXED_PUBLISHED.items():
+    for ipc, epochs in CIFAR_FIXED_EPOCHS.items():
+        source = "random" if images == "random" else f"runs/cim/CIFAR-10-images/rded-ipc{ipc}"
+        options = f"--images {source} --ipc {ipc} --epochs {epochs} --fixed-labels"
+        for teacher_epochs in (1, 2, 3, 6):
+            line = f"fixed-cifar10-{images}-teacher{teacher_epochs}-ipc{ipc}"
+            command = f"gift.py {CIM_DATA} --out runs/cim --teacher-epochs {teacher_epochs} {options}"
+            CIFAR_FIXED_LINES.append(Figure(line, command, by_ipc.get(ipc), CIFAR_FIXED_NOTE))
+
+# 7. Cross-optimizer: every loss, four optimizers; on CIFAR-10 KL and GIFT
+OPTIMIZERS = {
+    "adam": "--optimizer adam",
+    "sgd0.01": "--optimizer sgd --lr 0.01",  # the only rate of the authors that we know of, in a comment of CIM's
+    "adamw": "--optimizer adamw",
+    "sgd0.1": "--optimizer sgd",
+}
+CROSS_LINES = []
+for optimizer, options in OPTIMIZERS.items():
+    for loss in gift.LOSSES:
+        command = f"gift.py --images rded --repeats 3 --loss {loss} {options}"
+        CROSS_LINES.append(Figure(f"cross-{loss}-{optimizer}", command))
+for optimizer, options in OPTIMIZERS.items():
+    for loss in ("kl", "gift"):
+        command = f"gift.py --images random --repeats 3 --loss {loss} {options}"
+        CROSS_LINES.append(Figure(f"cross-random-{loss}-{optimizer}", command))
+        command = f"gift.py {CIM} --images rded --loss {loss} {options}"
+        CROSS_LINES.append(Figure(f"cross-cifar10-{loss}-{optimizer}", command))
+
+# 8. ImageNet-1K's size, and speed
 BENCHMARKS = [
     Figure("imagenet-size", "-m experiments.benchmark --imagenet", note="made-up images: hours and GB"),
     Figure("benchmark", "-m experiments.benchmark"),
@@ -214,8 +271,12 @@ LINES = (  # in the order in which they are worth running
     + LPLDS
     + TINY_BUDGETS_50
     + TINY_BUDGETS_10
+    + TINY_MOTIVATION
     + TINY32_LINES
+    + TINY32_LOSSES
     + FIXED_LINES
+    + CIFAR_FIXED_LINES
+    + CROSS_LINES
     + BENCHMARKS
 )
 
@@ -446,6 +507,9 @@ class Picture(NamedTuple):
 
 ALL_OF_LPQLD = "P + Q + DKR + CA"
 BYTES = "bytes of labels, logarithmic"
+TEACHERS_OWN = "the teacher's own top-1, %"
+IPC = "images per class, logarithmic"
+BEST_TEACHER = "top-1 of the best teacher, %"
 TINY_RESNET18 = f"ResNet-18: {ALL_OF_LPQLD}"
 PICTURES = [
     Picture("fashion-accuracy-over-bytes", accuracy_over_bytes, "fashion-budget",
@@ -457,9 +521,12 @@ PICTURES = [
     Picture("tiny32-accuracy-over-bytes", accuracy_over_bytes, "tiny32-budget",
             f"Tiny-ImageNet at 32 px, IPC 10, ConvNet-3: {ALL_OF_LPQLD}", BYTES),
     Picture("fixed-accuracy-over-teachers", accuracy_over_teachers, "fixed-random",
-            "fashion, random images, one label each", "the teacher's own top-1, %", logarithmic=False),
-    Picture("fixed-best-teachers", best_teachers, "fixed", "fashion, one label for each image",
-            "images per class, logarithmic", "top-1 of the best teacher, %"),
+            "fashion, random images, one label each", TEACHERS_OWN, logarithmic=False),
+    Picture("fixed-cifar10-accuracy-over-teachers", accuracy_over_teachers, "fixed-cifar10-random",
+            "CIFAR-10, random images, one label each", TEACHERS_OWN, logarithmic=False),
+    Picture("fixed-best-teachers", best_teachers, "fixed", "fashion, one label for each image", IPC, BEST_TEACHER),
+    Picture("fixed-cifar10-best-teachers", best_teachers, "fixed-cifar10", "CIFAR-10, one label for each image",
+            IPC, BEST_TEACHER),
 ]  # fmt: skip
 
 

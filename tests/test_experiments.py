@@ -18,12 +18,14 @@ from experiments import benchmark, figures, processes, storage
 
 CPU = torch.device("cpu")
 LINES = {line.name: line for line in figures.LINES}
+SHOWN = ("whole", "quarters")
+FIGURE_1 = (("kl", 41.4), ("softce", 33.4), ("mse_ce", 41.7), ("gift", 44.0))  # GIFT, Tiny, RDED
 
 # --- the lines
 
 
 def test_lines_have_names_of_their_own():
-    assert len(LINES) == len(figures.LINES) == 210
+    assert len(LINES) == len(figures.LINES) == 313
 
 
 def test_lines_have_the_published_figures():
@@ -41,12 +43,20 @@ def test_lines_have_the_published_figures():
         "cifar10-rded-resnet18_modified-ipc50": 62.1,
         "cpu-cifar10-teacher-conv3": 82.24,
         "cpu-cifar10-rded-conv3-ipc10": 50.2,
-        "cim-cifar10-quarters": 56.0,
-        "cim-cifar10-whole": 56.0,
+        "cim-teacher": 82.24,
+        **{f"cim-rded-{shown}-ipc{ipc}": top1 for shown in SHOWN for ipc, top1 in ((1, 28.9), (10, 56.0), (50, 71.1))},
+        **{f"cim-sre2l-{shown}-ipc{ipc}": top1 for shown in SHOWN for ipc, top1 in ((1, 22.2), (10, 39.6), (50, 57.7))},
+        **{f"cim-mosaics-{shown}-ipc10": 56.0 for shown in SHOWN},
         "cpu-tiny-teacher-conv4": 49.73,
         "cpu-tiny-rded-conv4-ipc10": 39.6,
         "tiny-lpld-sre2l-ipc50-p0": 41.1,
         "tiny-lpld-lpld-ipc50-p0.975": 38.4,
+        **{f"{line}-{loss}": top1 for line in ("tiny-motivation", "tiny32-motivation") for loss, top1 in FIGURE_1},
+        **{
+            f"fixed-cifar10-random-teacher{epochs}-ipc{ipc}": top1
+            for epochs in (1, 2, 3, 6)
+            for ipc, top1 in ((1, 21.1), (10, 46.3), (50, 62.1))
+        },
     }
 
 
