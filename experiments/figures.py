@@ -21,7 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+import torchvision
+from PIL import Image
 
 import common
 import evaluate
@@ -183,6 +186,12 @@ TINY32_LINES = [
     *TINY32_BUDGETS,
 ]
 
+# ... one label for each plain image there, of K logits, as long a training
+TINY32_FIXED = [
+    Figure(f"tiny32-fixed-k{k}", f"gift.py {TINY32_TEACHER} --images random --fixed-labels {k} --epochs 100")
+    for k in (1, 2, 5, 10, 50, 200)
+]
+
 # ... and GIFT's Figure 1 there, the four losses on RDED's images: their order, not their height
 MOTIVATION = {"kl": 41.4, "softce": 33.4, "mse_ce": 41.7, "gift": 44.0}
 MOTIVATION_NOTE = "GIFT's Figure 1: 64 px, ConvNet-4, 1000 epochs"
@@ -273,6 +282,7 @@ LINES = (  # in the order in which they are worth running
     + TINY_BUDGETS_10
     + TINY_MOTIVATION
     + TINY32_LINES
+    + TINY32_FIXED
     + TINY32_LOSSES
     + FIXED_LINES
     + CIFAR_FIXED_LINES
@@ -456,19 +466,37 @@ def table_row(what: str, published: float | None, result: dict, about: list[str]
 
 
 NAMES = {"lpld": "LPLD", "sre2l": "SRe²L", "rded": "RDED", "random": "random"}
-COLOURS = {"LPLD": "tab:red", "SRe²L": "tab:blue", "RDED": "tab:green", "random": "tab:gray"}
+ONE_LABEL = "random, one label an image"
+COLOURS = {
+    "LPLD": "tab:red",
+    "SRe²L": "tab:blue",
+    "RDED": "tab:green",
+    "random": "tab:gray",
+    ONE_LABEL: "black",
+}
+
+
+FIXED_BESIDE = {  # lines of one label an image that belong beside a group of budgets
+    "fashion-budget": r"fixed-random-(k\d+|teacher12)-ipc10",
+    "tiny32-budget": r"tiny32-fixed-k\d+",
+}
 
 
 def accuracy_over_bytes(done: dict[str, dict], group: str) -> dict[str, list]:
-    """For each kind of images (bytes of labels, top-1, its std), the smallest first."""
+    """For each kind of images (bytes of labels, top-1, its std), the smallest first; beside them one label an image."""
     points = {}
     for name, kept in done.items():
         if name.startswith(f"{group}-"):
             images = name.removeprefix(f"{group}-").split("-")[0]
-            result = kept["result"]
-            point = (result["label_bytes"], result["top1"]["mean"], result["top1"]["std"])
-            points.setdefault(NAMES[images], []).append(point)
-    return {images: sorted(some) for images, some in points.items()}
+            points.setdefault(NAMES[images], []).append(over_bytes(kept["result"]))
+    if points and group in FIXED_BESIDE:
+        lines = [kept for name, kept in done.items() if re.fullmatch(FIXED_BESIDE[group], name)]
+        points[ONE_LABEL] = [over_bytes(kept["result"]) for kept in lines]
+    return {images: sorted(some) for images, some in points.items() if some}
+
+
+def over_bytes(result: dict) -> tuple:
+    return result["label_bytes"], result["top1"]["mean"], result["top1"]["std"]
 
 
 def accuracy_over_teachers(done: dict[str, dict], group: str) -> dict[str, list]:
@@ -530,12 +558,17 @@ PICTURES = [
 ]  # fmt: skip
 
 
-def draw(points: dict[str, list], about: Picture, path: Path):
-    """A line for each series, with its deviations."""
+def matplotlib_parts():
     try:
         from matplotlib import figure, ticker
     except ImportError:
         raise UserError("the pictures need matplotlib: pip install -r experiments/requirements.txt") from None
+    return figure, ticker
+
+
+def draw(points: dict[str, list], about: Picture, path: Path):
+    """A line for each series, with its deviations."""
+    figure, ticker = matplotlib_parts()
     picture = figure.Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes = picture.subplots()
     for name, some in points.items():
@@ -552,6 +585,36 @@ def draw(points: dict[str, list], about: Picture, path: Path):
     axes.grid(alpha=0.3)
     picture.legend(loc="outside right upper")
     common.write_atomically(path, lambda beside: picture.savefig(beside, format="png"))
+
+
+SIDE_BY_SIDE = ("sre2l", "lpld", "random")  # sets of tiny32-ablation-<images>-set0
+SHOWN = 6  # classes, and images of each
+
+
+def draw_sets(done: dict[str, dict], folder: Path, path: Path) -> bool:
+    """The first images of the same classes of three sets beside each other, if these have been made."""
+    ablations = [done.get(f"tiny32-ablation-{images}-set0") for images in SIDE_BY_SIDE]
+    if not all(ablations):
+        return False
+    figure, _ = matplotlib_parts()
+    picture = figure.Figure(figsize=(12, 4.6), dpi=100, layout="constrained")
+    for images, ablation, axes in zip(SIDE_BY_SIDE, ablations, picture.subplots(1, 3), strict=True):
+        axes.imshow(first_images(folder / f"{images}-ipc10"))
+        similarity = ablation["result"]["images"]["within_class_similarity"]
+        axes.set_title(f"{NAMES[images]}: similarity within a class {similarity:.2f}")
+        axes.axis("off")
+    common.write_atomically(path, lambda beside: picture.savefig(beside, format="png"))
+    return True
+
+
+def first_images(folder: Path) -> torch.Tensor:
+    """A row for each class, as bytes [height, width, 3]."""
+    shown = []
+    for label in range(SHOWN):
+        for number in range(SHOWN):
+            image = Image.open(folder / f"{label:05d}" / f"{number:05d}.png")
+            shown.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+    return torchvision.utils.make_grid(shown, nrow=SHOWN, pad_value=255).permute(1, 2, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -606,6 +669,9 @@ def main(argv=None) -> dict:
             path = args.results / f"{about.name}.png"
             draw(about.points_of(done, about.group), about, path)
             print(f"\npicture:  {path}")
+    path = args.results / "tiny32-side-by-side.png"
+    if draw_sets(shown, args.out / "tiny-imagenet-200", path):
+        print(f"\npicture:  {path}")
     return shown
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -25,7 +26,7 @@ FIGURE_1 = (("kl", 41.4), ("softce", 33.4), ("mse_ce", 41.7), ("gift", 44.0))  #
 
 
 def test_lines_have_names_of_their_own():
-    assert len(LINES) == len(figures.LINES) == 313
+    assert len(LINES) == len(figures.LINES) == 319
 
 
 def test_lines_have_the_published_figures():
@@ -244,6 +245,18 @@ def test_points_go_from_the_smallest_pool_to_the_largest():
     assert points == {"LPLD": [(90, 30.0, 0.0), (900, 40.0, 0.0)], "random": [(900, 50.0, 0.0)]}
 
 
+def test_one_label_an_image_stands_beside_the_budgets():
+    done = {
+        "tiny32-budget-lpld-p0-k200": budget_result(900, 40.0),
+        "tiny32-fixed-k2": budget_result(9, 20.0),
+        "tiny32-fixed-k1": budget_result(5, 10.0),
+        "fixed-random-k1-ipc10": budget_result(7, 99.0),
+    }
+    points = figures.accuracy_over_bytes(done, "tiny32-budget")
+    assert points == {"LPLD": [(900, 40.0, 0.0)], "random, one label an image": [(5, 10.0, 0.0), (9, 20.0, 0.0)]}
+    assert figures.accuracy_over_bytes({"tiny32-fixed-k1": budget_result(5, 10.0)}, "tiny32-budget") == {}
+
+
 def fixed_result(teacher, top1):
     return {"result": {"teacher": {"accuracy": teacher}, "top1": common.mean_std([top1])}}
 
@@ -272,6 +285,21 @@ def test_mean_over_sets():
         "| a: similarity within a class | 0.6 ± 0.1 | 2 |",
     ]
     assert figures.over_sets({"b": ablation(99.0, 0.1)}) == ""
+
+
+@pytest.mark.slow
+def test_sets_side_by_side(tmp_path):
+    """A column for each set; nothing as long as one of them is missing."""
+    done, picture = {}, tmp_path / "side.png"
+    for number, images in enumerate(figures.SIDE_BY_SIDE):
+        assert not figures.draw_sets(done, tmp_path, picture) and not picture.exists()
+        done[f"tiny32-ablation-{images}-set0"] = {"result": {"images": {"within_class_similarity": 0.1 * number}}}
+        pictures = torch.full((36, 3, 8, 8), 80 * number, dtype=torch.uint8)
+        synthesize.save_distilled(tmp_path / f"{images}-ipc10", pictures, torch.arange(36) // 6)
+    assert figures.draw_sets(done, tmp_path, picture)
+    shown = np.array(Image.open(picture).convert("L"))
+    middle = shown[len(shown) // 2]
+    assert [value in middle for value in (0, 80, 160)] == [True] * 3 and 240 not in middle
 
 
 def test_a_picture_needs_matplotlib_and_says_so(tmp_path, monkeypatch):
