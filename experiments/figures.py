@@ -597,7 +597,7 @@ def draw_sets(done: dict[str, dict], folder: Path, path: Path) -> bool:
     if not all(ablations):
         return False
     figure, _ = matplotlib_parts()
-    picture = figure.Figure(figsize=(12, 4.6), dpi=100, layout="constrained")
+    picture = figure.Figure(figsize=(12, 4.3), dpi=100, layout="constrained")
     for images, ablation, axes in zip(SIDE_BY_SIDE, ablations, picture.subplots(1, 3), strict=True):
         axes.imshow(first_images(folder / f"{images}-ipc10"))
         similarity = ablation["result"]["images"]["within_class_similarity"]
@@ -607,14 +607,14 @@ def draw_sets(done: dict[str, dict], folder: Path, path: Path) -> bool:
     return True
 
 
-def first_images(folder: Path) -> torch.Tensor:
+def first_images(folder: Path) -> np.ndarray:
     """A row for each class, as bytes [height, width, 3]."""
     shown = []
     for label in range(SHOWN):
         for number in range(SHOWN):
             image = Image.open(folder / f"{label:05d}" / f"{number:05d}.png")
             shown.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
-    return torchvision.utils.make_grid(shown, nrow=SHOWN, pad_value=255).permute(1, 2, 0)
+    return torchvision.utils.make_grid(shown, nrow=SHOWN, pad_value=255).permute(1, 2, 0).numpy()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
