@@ -281,10 +281,8 @@ def train_cell(data: Dataset, teacher: Teacher | None, cell: Cell, training: Tra
         protocol = rded_protocol(data, teacher, distilled, cell.arch, cell.loss, cell.optimizer, factor, epochs)
         result = train_rded_students(data, teacher, distilled, protocol, training.seeds)
     else:
-        fixed = None if cell.loss == "ce" else training.fixed
-        protocol = gift.protocol_for(
-            data, distilled, cell.arch, cell.loss, cell.optimizer, epochs=epochs, view_factor=factor, fixed=fixed
-        )
+        options = {"epochs": epochs, "view_factor": factor, "fixed": training.fixed}
+        protocol = gift.protocol_for(data, distilled, cell.arch, cell.loss, cell.optimizer, **options)
         result = gift.train_students(data, teacher, distilled, protocol, training.seeds)
     return {"label_bytes": 0 if cell.loss == "ce" else weight_bytes(teacher), **result}
 
@@ -444,7 +442,7 @@ def main(argv=None) -> dict:
     for name in archs:
         common.build_model(name, data.num_classes, data.image_size)  # complains in good time
     gift.check_view_factor(args.view_factor, data)
-    fixed = gift.logits_kept(args.fixed_labels, [loss for loss in args.losses if loss != "ce"], data)
+    fixed = gift.logits_kept(args.fixed_labels, args.losses, data)
     given = [find_images(name, data, args.ipc, teacher_arch) for name in args.images]
     pool = lpqld.load_pool(args.labels, data, given[0]) if args.labels else None
     teacher = None

@@ -217,7 +217,7 @@ class Protocol:
     epochs: int
     batch_size: int
     view_factor: int  # tiles per side of mosaics, shown one by one; 1: whole images
-    fixed: int | None = None  # logits kept of the one label of each plain image; None: a label for every view
+    fixed: int | None = None  # logits kept of the one soft label of each plain image; None: a label for every view
 
 
 def learning_rate_for(optimizer: str, arch: str) -> float:
@@ -269,7 +269,7 @@ def protocol_for(
         epochs=epochs or epochs_for(data.name),
         batch_size=batch_size_for(len(distilled.images)),
         view_factor=view_factor or view_factor_for(data, arch, distilled),
-        fixed=fixed,
+        fixed=None if loss == "ce" else fixed,
     )
 
 
@@ -392,7 +392,7 @@ def main(argv=None) -> dict:
     count = f"{len(distilled.images)} images in batches of {protocol.batch_size}"
     print(f"student:  {arch}: {protocol.loss} loss, {args.optimizer}, {protocol.epochs} epochs of {count}")
     common.print_result(result, teacher)
-    if fixed:
+    if protocol.fixed:
         print(f"{'one label for each image':36}{result['label_bytes']:,} bytes, {fixed} of {data.num_classes} logits")
     return result
 
@@ -403,7 +403,7 @@ def logits_kept(asked: int | None, losses: list[str], data: Dataset) -> int | No
         return data.num_classes if asked else None
     if asked > data.num_classes:
         raise UserError(f"--fixed-labels {asked}: {data.name} has {data.num_classes} classes")
-    others = [loss for loss in losses if loss not in WITH_FEWER_LOGITS]
+    others = [loss for loss in losses if loss not in ("ce", *WITH_FEWER_LOGITS)]
     if asked < data.num_classes and others:
         fitting = ", ".join(WITH_FEWER_LOGITS)
         raise UserError(f"--fixed-labels {asked}: {others[0]} takes all logits of a label; with fewer go {fitting}")

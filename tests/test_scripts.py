@@ -109,9 +109,12 @@ def test_gift_with_one_label_for_each_image(returned, small_teacher, tmp_path):
     assert "400 bytes, 10 of 10 logits" in shown
     result, shown, _ = returned(gift, *words, "--out", tmp_path, "--fixed-labels", 3, "--loss", "kl")
     assert "150 bytes, 3 of 10 logits" in shown and result["file"] != plain["file"]
-    table, _, _ = returned(evaluate, *words, "--out", tmp_path, "--fixed-labels", 3, "--losses", "kl", "--repeats", 1)
-    (row,) = table["rows"]
-    assert row["label_bytes"] == 150 and row["top1"] == result["top1"]
+    words += ("--out", tmp_path, "--fixed-labels", 3)
+    table, _, _ = returned(evaluate, *words, "--losses", "kl", "ce", "--repeats", 1)
+    soft, hard = table["rows"]
+    assert soft["label_bytes"] == 150 and soft["top1"] == result["top1"]
+    result, _, _ = returned(gift, *words, "--loss", "ce")
+    assert hard["label_bytes"] == 0 and "label_bytes" not in result and hard["top1"] == result["top1"]
 
 
 def test_lpqld(returned, small_teacher, tmp_path, short_recovery):
