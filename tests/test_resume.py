@@ -165,13 +165,12 @@ def test_finished_label_pieces_are_read(fashion, small_teacher, tmp_path, monkey
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
-import common, lpqld, synthesize
+import common, lpqld
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
 where, write, when, number = sys.argv[1:5]
 del sys.argv[1:5]
 common.KEEP_EVERY = 0
 lpqld.LABELS_PER_PIECE = 40
-synthesize.SRE2L["fashion"] = synthesize.Recovery(lr=0.25, r_bn=0.01, iterations=100, roll=(0, 4), crop=True)
 replace, seen = os.replace, []
 def replace_and_die(beside, path):
     if where in str(path):
@@ -190,8 +189,9 @@ common.run_script(lpqld.main)
 def run_and_kill(out, where, write, when="after", number=signal.SIGKILL):
     """Run lpqld.py in a process of its own, with a signal just before or after a file is renamed into place."""
     script = KILLED.format(root=str(Path(lpqld.__file__).parent))
-    words = ["--width", 8, "--teacher-epochs", 2, "--device", "cpu", "--ipc", 2, "--epochs", 20, "--prune", 0.5]
-    command = [sys.executable, "-c", script, where, write, when, int(number), *words, "--out", out]
+    words = ["--width", 8, "--teacher-epochs", 1, "--device", "cpu", "--images", "random", "--ipc", 2, "--out", out]
+    words += ["--epochs", 20, "--prune", 0.5]
+    command = [sys.executable, "-c", script, where, write, when, int(number), *words]
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=280)
 
 
