@@ -15,7 +15,7 @@ from PIL import Image
 import common
 import lpqld
 import synthesize
-from experiments import benchmark, figures, processes, storage
+from experiments import benchmark, figures, pictures, processes, storage
 
 CPU = torch.device("cpu")
 LINES = {line.name: line for line in figures.LINES}
@@ -242,7 +242,7 @@ def test_points_go_from_the_smallest_pool_to_the_largest():
         "tiny-budget-ipc10-random-p0-k5": budget_result(900, 50.0),
         "tiny-budget-ipc50-lpld-p0-k5": budget_result(4500, 60.0),
     }
-    points = figures.accuracy_over_bytes(done, "tiny-budget-ipc10")
+    points = pictures.accuracy_over_bytes(done, "tiny-budget-ipc10")
     assert points == {"LPLD": [(90, 30.0, 0.0), (900, 40.0, 0.0)], "random": [(900, 50.0, 0.0)]}
 
 
@@ -253,9 +253,9 @@ def test_one_label_an_image_stands_beside_the_budgets():
         "tiny32-fixed-k1": budget_result(5, 10.0),
         "fixed-random-k1-ipc10": budget_result(7, 99.0),
     }
-    points = figures.accuracy_over_bytes(done, "tiny32-budget")
+    points = pictures.accuracy_over_bytes(done, "tiny32-budget")
     assert points == {"LPLD": [(900, 40.0, 0.0)], "random, one label an image": [(5, 10.0, 0.0), (9, 20.0, 0.0)]}
-    assert figures.accuracy_over_bytes({"tiny32-fixed-k1": budget_result(5, 10.0)}, "tiny32-budget") == {}
+    assert pictures.accuracy_over_bytes({"tiny32-fixed-k1": budget_result(5, 10.0)}, "tiny32-budget") == {}
 
 
 def fixed_result(teacher, top1):
@@ -269,10 +269,10 @@ def test_points_of_teachers():
         "fixed-random-teacher1-ipc10": fixed_result(70.0, 40.0),
         "fixed-random-k3-ipc1": fixed_result(88.0, 99.0),
     }
-    points = figures.accuracy_over_teachers(done, "fixed-random")
+    points = pictures.accuracy_over_teachers(done, "fixed-random")
     assert points == {"IPC 1": [(70.0, 30.0, 0.0), (88.0, 20.0, 0.0)], "IPC 10": [(70.0, 40.0, 0.0)]}
-    assert figures.best_teachers(done, "fixed")["random"] == [(1, 70.0, 0.0), (10, 70.0, 0.0)]
-    assert figures.best_teachers({}, "fixed-cifar10") == {}
+    assert pictures.best_teachers(done, "fixed")["random"] == [(1, 70.0, 0.0), (10, 70.0, 0.0)]
+    assert pictures.best_teachers({}, "fixed-cifar10") == {}
 
 
 def test_mean_over_sets():
@@ -290,23 +290,22 @@ def test_mean_over_sets():
 
 @pytest.mark.slow
 def test_sets_side_by_side(tmp_path):
-    """A column for each set; nothing as long as one of them is missing."""
-    done, picture = {}, tmp_path / "side.png"
-    for number, images in enumerate(figures.SIDE_BY_SIDE):
-        assert not figures.draw_sets(done, tmp_path, picture) and not picture.exists()
+    """A column for each set; nothing as long as the images of one are missing."""
+    done = {}
+    for number, images in enumerate(pictures.SIDE_BY_SIDE):
         done[f"tiny32-ablation-{images}-set0"] = {"result": {"images": {"within_class_similarity": 0.1 * number}}}
-        pictures = torch.full((36, 3, 8, 8), 80 * number, dtype=torch.uint8)
-        synthesize.save_distilled(tmp_path / f"{images}-ipc10", pictures, torch.arange(36) // 6)
-    assert figures.draw_sets(done, tmp_path, picture)
-    shown = np.array(Image.open(picture).convert("L"))
-    columns = np.split(shown, 3, axis=1)
+        assert list(pictures.draw_all(done, done, tmp_path, tmp_path)) == []
+        flat = torch.full((36, 3, 8, 8), 80 * number, dtype=torch.uint8)
+        synthesize.save_distilled(tmp_path / "tiny-imagenet-200" / f"{images}-ipc10", flat, torch.arange(36) // 6)
+    (picture,) = pictures.draw_all(done, done, tmp_path, tmp_path)
+    columns = np.split(np.array(Image.open(picture).convert("L")), 3, axis=1)
     assert [np.median(column) for column in columns] == [0, 80, 160]
 
 
 def test_a_picture_needs_matplotlib_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(common.UserError, match=r"experiments/requirements\.txt"):
-        figures.draw({"LPLD": [(90, 30.0, 0.0)]}, figures.PICTURES[0], tmp_path / "picture.png")
+        pictures.draw({"LPLD": [(90, 30.0, 0.0)]}, pictures.PICTURES[0], tmp_path / "picture.png")
 
 
 # --- the benchmark
