@@ -1229,19 +1229,25 @@ def write_atomically(path: Path, write):
 
 def made_with(device) -> dict:
     """Command, hardware, versions and date, to stand beside a result."""
-    threads = torch.get_num_threads()
-    name = f"{platform.machine()} CPU, {threads} thread{'s' * (threads > 1)}"
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
+    on_gpu = device.type == "cuda"
     return {
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "device": name,
+        "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
         "processes": told_by_torchrun("WORLD_SIZE", 1),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "python": platform.python_version(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def processor() -> str:
+    """Its name, where Linux tells it, and the threads in use: results rest on both."""
+    told = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", told.read_text()) if told.exists() else []
+    name = names[0] if names else f"{platform.machine()} CPU"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'s' * (threads > 1)}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Every script as a user runs it, at a tiny size: what it prints, writes and returns, and what it finds again."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def test_gift_from_nothing_to_a_result_and_again(returned, tmp_path):
     assert result["best_check_top1"]["mean"] == max(check[1] for check in student["checks"]) > 15
     assert result["settings"]["batch_size"] == 50 and result["settings"]["loss"] == "gift"
     assert {"command", "device", "torch", "date"} <= set(kept["made_with"])
+    assert re.fullmatch(r".+, \d+ threads?", kept["made_with"]["device"])
     assert kept["made_with"]["command"].startswith("python gift.py --width 4")
 
     assert in_order(shown, "data:", "5,000 training and 2,000 test images", "teacher:", "kept in", "images:", "rded")
