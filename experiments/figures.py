@@ -137,9 +137,8 @@ CIM_LINES += [
 ]
 for epochs in (1, 3, 20):  # the same images, labelled by other teachers
     options = f"--images runs/cim/CIFAR-10-images/rded-ipc10 --loss mse --teacher-epochs {epochs}"
-    CIM_LINES.append(
-        Figure(f"cim-rded-teacher{epochs}-ipc10", f"gift.py {CIM_DATA} --out runs/cim {options}", 56.0, CIM_NOTE)
-    )
+    command = f"gift.py {CIM_DATA} --out runs/cim {options}"
+    CIM_LINES.append(Figure(f"cim-rded-teacher{epochs}-ipc10", command, 56.0, CIM_NOTE))
 for images in ("rded", "sre2l"):  # fewer epochs: 300 are RDED's own
     for ipc, fewer in ((1, (100, 200, 300)), (10, (100, 200, 300)), (50, (300,))):
         for epochs in fewer:
