@@ -49,6 +49,11 @@ def random_stream(*seed: int) -> np.random.RandomState:
     return np.random.RandomState(seed)
 
 
+def shuffled(count: int, *seed: int) -> Tensor:
+    """0 ... count - 1 in an order of their own, int64 [count]."""
+    return torch.from_numpy(random_stream(*seed).permutation(count))
+
+
 # Purposes: they follow the run's seed, so that no two uses share a stream.
 TEACHER, ORDER, VIEW, CHOICE, CROPS, NOISE, TILES, WEIGHTS, LABELS = range(9)
 
@@ -450,7 +455,8 @@ def read_torchvision(name, data_root, device) -> tuple[list, Split, Split]:
     for train in (True, False):
         with refused(missing(name, data_root)):
             part = getattr(torchvision.datasets, kind)(data_root, train=train, download=True)
-            pixels, labels = torch.as_tensor(part.data), torch.as_tensor(part.targets)
+            pixels = torch.as_tensor(part.data)
+            labels = torch.as_tensor(part.targets)
             if not 0 < len(pixels) == len(labels) or labels.max() >= len(part.classes):
                 raise UserError(f"{data_root}: {name} has {len(pixels)} images and {len(labels)} labels")
             if name == "fashionmnist":
@@ -495,7 +501,8 @@ def read_class_folders(folder: Path) -> tuple[list, list, list]:
         if min(map(len, rows), default=0) < 2:
             raise UserError(f"{annotations} is not a table of image and class, separated by tabs")
         classes = sorted({row[1] for row in rows})
-        return classes, [str(folder / "images" / row[0]) for row in rows], [classes.index(row[1]) for row in rows]
+        paths = [str(folder / "images" / row[0]) for row in rows]
+        return classes, paths, [classes.index(row[1]) for row in rows]
     with refused(f"{folder} cannot be read as class folders with images"):
         found = torchvision.datasets.ImageFolder(folder)
     paths = [path for path, _ in found.samples]
@@ -510,13 +517,13 @@ def read_class_folders(folder: Path) -> tuple[list, list, list]:
 def read_folders(root: Path) -> tuple[list, tuple, tuple]:
     """Class names, and (file paths, labels) of train/ and of val/ or test/."""
     held_out = root / ("val" if (root / "val").is_dir() else "test")
-    test_classes, *test = read_class_folders(held_out)
-    classes, *train = read_class_folders(root / "train")
+    test_classes, test_paths, test_labels = read_class_folders(held_out)
+    classes, paths, labels = read_class_folders(root / "train")
     if classes != test_classes:
         odd = sorted(set(classes) ^ set(test_classes))[0]
         counts = (len(classes), len(test_classes))
         raise UserError(f"{root}: train/ and {held_out.name}/ have {counts} classes; {odd} is in one only")
-    return classes, train, test
+    return classes, (paths, labels), (test_paths, test_labels)
 
 
 def preset_of_directory(first_image, arch, image_size) -> Preset:
@@ -544,7 +551,9 @@ def load_dataset(
         if image_size not in (None, side):
             raise UserError(f"{name} has images of {side} px: --image-size {image_size} does not go with it")
         if name == "fashion":
-            classes, train, test = FASHION_CLASSES, read_sheets("train", 500, device), read_sheets("test", 200, device)
+            classes = FASHION_CLASSES
+            train = read_sheets("train", 500, device)
+            test = read_sheets("test", 200, device)
         else:
             classes, train, test = read_torchvision(name, data_root, device)
     else:
@@ -673,13 +682,9 @@ def read_teacher(path, arch, data: Dataset, ours=False) -> tuple[nn.Module, floa
     if "digest" in kept and not is_whole(kept):
         raise UserError(f"teacher {path} has been altered: its content does not match its checksum")
     recorded = kept.get("accuracy") if isinstance(kept.get("accuracy"), float) else None
-    state = kept.get("model", kept.get("state_dict", kept))  # RDED and GIFT: model; SRe2L's CIFAR ones: state_dict
-    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
-    if not named or not state:
+    state = weights_of(kept)
+    if not state:
         raise UserError(f"teacher {path} holds no state dict, neither as such nor under 'model' or 'state_dict'")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    # LPLD's published teachers hold class-wise statistics besides; ours are taken anew (synthesize.class_statistics)
-    state = {name: value for name, value in state.items() if ".class_running_" not in name}
     classes = list(state.values())[-1].shape[:1]
     if classes != (data.num_classes,):
         raise UserError(f"teacher {path} is for {list(classes)} classes, {data.name} has {data.num_classes}")
@@ -690,6 +695,18 @@ def read_teacher(path, arch, data: Dataset, ours=False) -> tuple[nn.Module, floa
         model = build_model(arch, data.num_classes, data.image_size, width)
         model.load_state_dict(state)
     return model, recorded
+
+
+def weights_of(checkpoint: dict) -> dict | None:
+    """The state dict of a checkpoint, as it is or in its place; None if there is none."""
+    state = checkpoint.get("model", checkpoint.get("state_dict", checkpoint))  # RDED, GIFT; SRe2L's CIFAR ones
+    if not isinstance(state, dict):
+        return None
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+        return None
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    # LPLD's published teachers hold class-wise statistics besides; ours are taken anew (synthesize.class_statistics)
+    return {name: value for name, value in state.items() if ".class_running_" not in name}
 
 
 def torchvision_teacher(arch, data) -> tuple[nn.Module, float, str]:
@@ -706,9 +723,15 @@ def torchvision_teacher(arch, data) -> tuple[nn.Module, float, str]:
 def own_teacher(data: Dataset, arch, epochs, seed) -> tuple[Path, str]:
     """(file of a network trained here by TEACHER_RECIPE, in words whether it was there)."""
     settings = {
-        "stage": "teacher", "data": data.describe(), "arch": arch, "width": data.default_width, "epochs": epochs,
-        "seed": seed, "recipe": TEACHER_RECIPE, "precision": precision_on(data.device),
-    }  # fmt: skip
+        "stage": "teacher",
+        "data": data.describe(),
+        "arch": arch,
+        "width": data.default_width,
+        "epochs": epochs,
+        "seed": seed,
+        "recipe": TEACHER_RECIPE,
+        "precision": precision_on(data.device),
+    }
 
     def make(folder):
         if rank:
@@ -740,8 +763,9 @@ def teacher_draws(count: int, side: int, *seed: int) -> Tensor:
 
 def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int):
     """(normalised views, labels) of an epoch's steps; the last partial batch is dropped."""
-    train, side = data.train, data.image_size
-    order = torch.from_numpy(random_stream(seed, TEACHER, ORDER, epoch).permutation(len(train)))
+    train = data.train
+    side = data.image_size
+    order = shuffled(len(train), seed, TEACHER, ORDER, epoch)
     order = send(order, train.device) if train.resident else order
     together = steps_together(range(len(train) // batch_size), batch_size, side, train.device)
     parts = [order[steps[0] * batch_size : (steps[-1] + 1) * batch_size] for steps in together]
@@ -755,6 +779,12 @@ def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int):
         yield from zip(views.split(batch_size), labels.split(batch_size), strict=True)
 
 
+def teacher_rate(done: float) -> float:
+    """The learning rate after this share of the steps: up, then down to 0, both linearly."""
+    peak = TEACHER_RECIPE["warmup"]
+    return TEACHER_RECIPE["lr"] * min(done / peak, (1 - done) / (1 - peak))
+
+
 def teacher_step(model, optimizer, views: Tensor, labels: Tensor) -> Tensor:
     with autocast(views.device):
         logits = model(views)
@@ -765,7 +795,8 @@ def teacher_step(model, optimizer, views: Tensor, labels: Tensor) -> Tensor:
 
 def train_teacher(model, data: Dataset, epochs, seed, progress: Path):
     """Train on the full training set with hard labels, by TEACHER_RECIPE; a stopped training goes on where it was."""
-    recipe, train = TEACHER_RECIPE, data.train
+    recipe = TEACHER_RECIPE
+    train = data.train
     more = {"momentum": recipe["momentum"], "weight_decay": recipe["weight_decay"], "nesterov": True}
     optimizer = torch.optim.SGD(model.parameters(), lr=0, **more, **fused(data.device))
     train.load(torch.zeros(1, dtype=torch.int64))  # the images are read now, not under the bar
@@ -778,7 +809,7 @@ def train_teacher(model, data: Dataset, epochs, seed, progress: Path):
         total = torch.zeros((), device=data.device)
         for step, (views, labels) in enumerate(teacher_batches(data, batch_size, seed, epoch)):
             done = (epoch * steps + step + 1) / (epochs * steps + 1)
-            set_rate(optimizer, recipe["lr"] * min(done / recipe["warmup"], (1 - done) / (1 - recipe["warmup"])))
+            set_rate(optimizer, teacher_rate(done))
             total += teacher_step(model, optimizer, views, labels)
         log["loss"] = total / steps
 
@@ -852,8 +883,13 @@ class Resumable:
     """
 
     def __init__(self, path: Path, epochs: int, title: str, log: dict, look=10, unit="epoch", **modules):
-        self.path, self.epochs, self.title, self.log = path, epochs, title, log
-        self.look, self.unit, self.modules = look, unit, modules
+        self.path = path
+        self.epochs = epochs
+        self.title = title
+        self.log = log
+        self.look = look
+        self.unit = unit
+        self.modules = modules
         self.first = 0
         log.setdefault("seconds", 0.0)
         if path.exists():
@@ -945,7 +981,9 @@ def mean_std(values: list[float]) -> dict:
 
 def scores(students: list[dict]) -> dict:
     """Last-epoch accuracy on the test set, the result; where there are `checks`, the best of them too, which is not."""
-    result = {name: mean_std([student[name] for student in students]) for name in ("top1", "top5")}
+    result = {}
+    for name in ("top1", "top5"):
+        result[name] = mean_std([student[name] for student in students])
     if all("checks" in student for student in students):
         best = [max(top1 for _, top1, _ in student["checks"]) for student in students]
         result["best_check_top1"] = mean_std(best)
@@ -983,7 +1021,8 @@ def cores() -> int:
     return max(1, free // told_by_torchrun("LOCAL_WORLD_SIZE", 1))
 
 
-rank, world = told_by_torchrun("RANK", 0), told_by_torchrun("WORLD_SIZE", 1)  # of one that is alone: 0, 1
+rank = told_by_torchrun("RANK", 0)
+world = told_by_torchrun("WORLD_SIZE", 1)
 
 
 def join_others(out: Path):

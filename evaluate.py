@@ -18,6 +18,7 @@ Each cell trains students on a set: by gift.py's protocol, by RDED's own, or wit
 IOR and HLR as DD-Ranking (arXiv 2505.13300) defines them. Written: evaluate.json, evaluate.md, a picture of each set.
 """
 
+import itertools
 import math
 import os
 import sys
@@ -141,30 +142,35 @@ def rded_learning_rate_factor(epoch: int, epochs: int) -> float:
 
 def shuffle_strips(images: Tensor, factor: int, *seed: int) -> Tensor:
     """Mosaics with their `factor` columns, then their rows, in a random order, each image its own. [B, 3, S, S]."""
-    count, side = len(images), images.shape[-1]
+    count = len(images)
+    side = images.shape[-1]
     orders = common.random_stream(*seed).random_sample((2, count, factor)).argsort(-1)
-    pixels = (orders[..., None] * (side // factor) + np.arange(side // factor)).reshape(2, count, 1, side)
-    columns, rows = common.send(torch.from_numpy(pixels), images.device)[:, :, None].expand(-1, -1, 3, side, -1)
+    pixels = orders[..., None] * (side // factor) + np.arange(side // factor)
+    pixels = common.send(torch.from_numpy(pixels), images.device)
+    columns, rows = pixels.view(2, count, 1, 1, side).expand(-1, -1, 3, side, -1)
     return images.gather(3, columns).gather(2, rows.transpose(2, 3))
 
 
 def rded_batches(distilled: Distilled, data: Dataset, protocol: RdedProtocol, seed: int, epoch: int):
     """(images, labels) of an epoch's steps: strips shuffled, a crop (nothing at factor 1), flip, CutMix; released."""
-    side, size, factor = data.image_size, protocol.batch_size, protocol.factor
-    order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
+    side = data.image_size
+    size = protocol.batch_size
+    factor = protocol.factor
+    order = common.shuffled(len(distilled.images), seed, common.ORDER, epoch)
     batches = common.split_batches(common.send(order, data.device), size)
     whole = [step for step, batch in enumerate(batches) if len(batch) == size]
-    groups = common.steps_together(whole, size, side, data.device) + [
-        [step] for step in range(len(whole), len(batches))
-    ]
+    groups = common.steps_together(whole, size, side, data.device)
+    groups += [[step] for step in range(len(whole), len(batches))]  # a last one of another size, by itself
     for steps in groups:
-        images = [distilled.images[batches[step]] for step in steps]
-        if factor > 1:
-            streams = [(seed, common.TILES, epoch, step) for step in steps]
-            images = [shuffle_strips(some, factor, *stream) for some, stream in zip(images, streams, strict=True)]
-        count = len(images[0])
-        streams = [(seed, common.VIEW, epoch, step) for step in steps]
-        draws = [lpqld.view_draws(count, side, "cutmix", True, *stream, scale=(1 / factor, 1)) for stream in streams]
+        count = len(batches[steps[0]])
+        images, draws = [], []
+        for step in steps:
+            part = distilled.images[batches[step]]
+            if factor > 1:
+                part = shuffle_strips(part, factor, seed, common.TILES, epoch, step)
+            stream = (seed, common.VIEW, epoch, step)
+            images.append(part)
+            draws.append(lpqld.view_draws(count, side, "cutmix", True, *stream, scale=(1 / factor, 1)))
         draws = common.send(torch.stack(draws), data.device)
         views = lpqld.label_view(torch.cat(images), draws, "cutmix", data.colours)
         labels = [distilled.labels[batches[step]] for step in steps]
@@ -253,6 +259,17 @@ def describe_set(name, distilled: Distilled, data: Dataset, teacher: Teacher | N
     return Set(str(name), distilled, image_bytes(Path(distilled.info["folder"])), similarity)
 
 
+def sets_to_compare(names, given, data: Dataset, teacher: Teacher | None, ipc, seed: int) -> list[Set]:
+    """These sets, made here where they are not given, and a random one of each of their sizes."""
+    sets = []
+    for name, distilled in zip(names, given, strict=True):
+        distilled = distilled or synthesize.distil(name, data, teacher, ipc, seed)
+        sets.append(describe_set(name, distilled, data, teacher))
+    if teacher:
+        sets = with_random_ones(sets, data, teacher, ipc or 10, seed)
+    return each_once(sets)
+
+
 def with_random_ones(sets: list[Set], data: Dataset, teacher: Teacher | None, ipc: int, seed: int) -> list[Set]:
     """The sets, and a random one for each number of images per class that they have; random ones first, none twice."""
     fewest = data.train.labels.bincount().min()
@@ -274,7 +291,9 @@ def each_once(sets: list[Set]) -> list[Set]:
 
 def train_cell(data: Dataset, teacher: Teacher | None, cell: Cell, training: Training) -> dict:
     """Students of a cell, by GIFT's or RDED's protocol or, with a label pool, LPQLD's; finished ones are read."""
-    distilled, epochs, factor = cell.set.distilled, training.epochs, training.view_factor
+    distilled = cell.set.distilled
+    epochs = training.epochs
+    factor = training.view_factor
     if training.protocol == "pool":
         return train_from_pool(data, cell, training)
     if training.protocol == "rded":
@@ -291,10 +310,11 @@ def pools_of(sets: list[Set], data: Dataset, teacher: Teacher | None, pool: lpql
     """The stored pool for the set that it belongs to; for a baseline one that is made in the same way."""
     pools = {}
     for kept in sets:
-        digest, count = kept.distilled.info["digest"], len(kept.distilled.images)
+        digest = kept.distilled.info["digest"]
         pools[digest] = pool
         if digest != pool.info["settings"]["images (hash)"]:
-            protocol = lpqld.protocol_of_pool(lpqld.protocol_for(data, count), pool)
+            protocol = lpqld.protocol_for(data, len(kept.distilled.images))
+            protocol = lpqld.protocol_of_pool(protocol, pool)
             pools[digest] = lpqld.label_pool(data, teacher, kept.distilled, protocol, seed)
     return pools
 
@@ -309,7 +329,8 @@ def train_from_pool(data: Dataset, cell: Cell, training: Training) -> dict:
 
 
 def row_of(cell: Cell, result: dict, data: Dataset, random_top1: float | None, full_top1: float | None) -> dict:
-    top1, size = result["top1"]["mean"], cell.set.bytes + result["label_bytes"]
+    top1 = result["top1"]["mean"]
+    size = cell.set.bytes + result["label_bytes"]
     seconds = [student["seconds"] for student in result["students"]]
     return {
         **names_of(cell),
@@ -379,13 +400,20 @@ def markdown(rows: list[dict], heading: str) -> str:
     return "\n".join(lines + ["| " + " | ".join(cells_of(row)) + " |" for row in rows]) + "\n"
 
 
+def heading_of(about: dict, made: dict) -> str:
+    settings = about["settings"]
+    labelled = "no teacher"
+    if about["teacher"]:
+        labelled = f"teacher {about['teacher']['arch']}, {about['teacher']['accuracy']:.1f} %"
+    students = f"last epoch, {len(settings['seeds'])} students each"
+    where = f"{made['device']}, torch {made['torch']}, {made['date'][:10]}"
+    return f"`{made['command']}`: {settings['data']['dataset']}, {labelled}; {students}; {where}"
+
+
 def write_tables(folder: Path, rows: list[dict], about: dict, device):
     """evaluate.json and evaluate.md, as far as the sweep has come."""
-    made, teacher, settings = common.made_with(device), about["teacher"], about["settings"]
-    teacher = f"teacher {teacher['arch']}, {teacher['accuracy']:.1f} %" if teacher else "no teacher"
-    heading = f"`{made['command']}`: {settings['data']['dataset']}, {teacher}; last epoch, {len(settings['seeds'])} "
-    heading += f"students each; {made['device']}, torch {made['torch']}, {made['date'][:10]}"
-    text = markdown(rows, heading)
+    made = common.made_with(device)
+    text = markdown(rows, heading_of(about, made))
     common.write_atomically(folder / "evaluate.md", lambda beside: beside.write_text(text, "utf-8", "replace"))
     common.save_kept(folder / "evaluate.json", {"rows": rows, **about, "made_with": made})
 
@@ -396,7 +424,8 @@ def write_tables(folder: Path, rows: list[dict], about: dict, device):
 
 def read_options(argv):
     parser = common.common_options(__doc__)
-    add, positive = parser.add_argument, common.at_least(1)
+    add = parser.add_argument
+    positive = common.at_least(1)
     methods = ", ".join(synthesize.METHODS)
     add("--images", nargs="+", required=True, help=f"distilled sets: folders, data.pt files, or {methods}, made here")
     add("--archs", nargs="+", help="students (default: --arch)")
@@ -423,15 +452,22 @@ def read_options(argv):
         raise UserError("--fixed-labels goes with GIFT's protocol")
     if args.protocol == "rded" and set(args.optimizers or []) - set(RDED_DECAY):
         raise UserError(f"--optimizers: RDED's protocol has {', '.join(RDED_DECAY)}")
-    args.archs = args.archs or ([args.arch] if args.arch else None)
-    args.arch = args.arch or (args.archs or [None])[0]
-    args.protocol = "pool" if args.labels else args.protocol or "gift"
-    by_default = {"gift": ["gift", "ce"], "rded": ["kl"], "pool": [args.labels and args.labels.name]}[args.protocol]
-    if args.fixed_labels:
-        by_default = ["softce", "ce"]
-    args.losses = args.losses or by_default
+    if args.arch and not args.archs:
+        args.archs = [args.arch]
+    if args.archs and not args.arch:
+        args.arch = args.archs[0]
+    args.losses = args.losses or default_losses(args.labels, args.protocol, args.fixed_labels)
     args.optimizers = args.optimizers or ["(pool)" if args.labels else "adamw"]
+    args.protocol = "pool" if args.labels else args.protocol or "gift"
     return args
+
+
+def default_losses(labels: Path | None, protocol: str | None, fixed_labels: int | None) -> list[str]:
+    if labels:
+        return [labels.name]
+    if protocol == "rded":
+        return ["kl"]
+    return ["softce", "ce"] if fixed_labels else ["gift", "ce"]
 
 
 def main(argv=None) -> dict:
@@ -449,13 +485,7 @@ def main(argv=None) -> dict:
     if args.teacher or not args.labels:
         teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
 
-    sets = []
-    for name, distilled in zip(args.images, given, strict=True):
-        distilled = distilled or synthesize.distil(name, data, teacher, args.ipc, args.seed)
-        sets.append(describe_set(name, distilled, data, teacher))
-    if teacher:
-        sets = with_random_ones(sets, data, teacher, args.ipc or 10, args.seed)
-    sets = each_once(sets)
+    sets = sets_to_compare(args.images, given, data, teacher, args.ipc, args.seed)
     view_factor = args.view_factor
     if args.protocol == "rded":
         view_factor = rded_factor(args.view_factor, sets, data)
@@ -467,27 +497,40 @@ def main(argv=None) -> dict:
     pools = pools_of(sets, data, teacher, pool, args.seed) if pool else {}
     training = Training(args.protocol, args.epochs, seeds, view_factor, fixed, pools)
     settings = {
-        "stage": "evaluate", "data": data.describe(), "images": [kept.distilled.info["digest"] for kept in sets],
-        "teacher": teacher.info["digest"] if teacher else None, "archs": archs, "losses": args.losses,
-        "optimizers": args.optimizers, "epochs": args.epochs, "seeds": list(seeds),
-        "labels": pool.info["digest"] if pool else None, "protocol": args.protocol,
-        "precision": common.precision_on(data.device), "view_factor": view_factor,
-        **({"fixed labels": fixed} if fixed else {}),
-    }  # fmt: skip
+        "stage": "evaluate",
+        "data": data.describe(),
+        "images": [kept.distilled.info["digest"] for kept in sets],
+        "teacher": teacher.info["digest"] if teacher else None,
+        "archs": archs,
+        "losses": args.losses,
+        "optimizers": args.optimizers,
+        "epochs": args.epochs,
+        "seeds": list(seeds),
+        "labels": pool.info["digest"] if pool else None,
+        "protocol": args.protocol,
+        "precision": common.precision_on(data.device),
+        "view_factor": view_factor,
+    }
+    if fixed:
+        settings["fixed labels"] = fixed
     about = {
-        "full_data_hard_label_top1": full, "original_bytes": data.train.stored_bytes, "settings": settings,
-        "teacher": teacher.info if teacher else None, "sets": {kept.name: kept.distilled.info for kept in sets},
-    }  # fmt: skip
-    cells = [
-        Cell(kept, name, loss, optimizer)
-        for name in archs
-        for loss in args.losses
-        for optimizer in args.optimizers
-        for kept in sets
-    ]
+        "full_data_hard_label_top1": full,
+        "original_bytes": data.train.stored_bytes,
+        "settings": settings,
+        "teacher": teacher.info if teacher else None,
+        "sets": {kept.name: kept.distilled.info for kept in sets},
+    }
+    combined = itertools.product(archs, args.losses, args.optimizers, sets)
+    cells = [Cell(kept, name, loss, optimizer) for name, loss, optimizer, kept in combined]
     if common.world > 1:
         train_ahead(data, teacher, cells, training)
     folder, rows = common.once(lambda: train_cells(data, teacher, cells, training, about))
+    print_end(folder, rows, full)
+    return {"rows": rows, **about, "made_with": common.made_with(data.device), "file": str(folder / "evaluate.json")}
+
+
+def print_end(folder: Path, rows: list[dict], full: dict):
+    """Under the table: what the full data reach, where things lie, and what failed."""
     known = ", ".join(f"{name} {top1:.1f} %" for name, top1 in full.items() if top1 is not None)
     print(f"\nfull data with hard labels: {known}" if known else "")
     print(f"table:    {folder / 'evaluate.md'}, {folder / 'evaluate.json'}; pictures: {folder}/grid-*.png")
@@ -496,7 +539,6 @@ def main(argv=None) -> dict:
         raise UserError(f"every cell failed: {failed[0]}")
     if failed:
         print(f"warning: {len(failed)} of {len(rows)} cells failed", file=sys.stderr)
-    return {"rows": rows, **about, "made_with": common.made_with(data.device), "file": str(folder / "evaluate.json")}
 
 
 def train_ahead(data: Dataset, teacher: Teacher | None, cells: list[Cell], training: Training):
@@ -507,7 +549,7 @@ def train_ahead(data: Dataset, teacher: Teacher | None, cells: list[Cell], train
         with suppress(UserError, RuntimeError, MemoryError):
             train_cell(data, teacher, cell, training._replace(seeds=[seed]))
 
-    common.share([(cell, seed) for cell in cells for seed in training.seeds], train)
+    common.share(list(itertools.product(cells, training.seeds)), train)
 
 
 def train_cells(data: Dataset, teacher: Teacher | None, cells: list[Cell], training: Training, about: dict):
@@ -516,7 +558,8 @@ def train_cells(data: Dataset, teacher: Teacher | None, cells: list[Cell], train
     for distilled in {cell.set.distilled.info["digest"]: cell.set.distilled for cell in cells}.values():
         path = folder / f"grid-{distilled.info['digest']}.png"
         synthesize.save_grid(path, distilled.images, distilled.labels)
-    rows, random_top1 = [], {}
+    rows = []
+    random_top1 = {}
     print()
     print_row(list(COLUMNS))
     for cell in cells:

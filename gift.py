@@ -140,7 +140,8 @@ def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
     stream = common.random_stream(*seed)
     kind = int(3 * stream.random_sample())  # the one draw per batch
     flip, brightness, saturation, contrast, a, b, row, column = stream.random_sample((batch_size, 8)).T
-    one, zero = np.ones(batch_size), np.zeros(batch_size)
+    one = np.ones(batch_size)
+    zero = np.zeros(batch_size)
     if kind == 0:  # a moves the picture down, b to the right
         matrix = [one, zero, shift_draws(b, side), zero, one, shift_draws(a, side)]
     elif kind == 1:
@@ -148,9 +149,8 @@ def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
     else:
         angle = math.radians(15) * (2 * a - 1)
         matrix = [np.cos(angle), -np.sin(angle), zero, np.sin(angle), np.cos(angle), zero]
-    hole = int(side / 2 + 0.5)
-    row, column = (np.floor(u * (side + 1 - hole % 2)) - hole // 2 for u in (row, column))
-    columns = [flip < 0.5, brightness - 0.5, 2 * saturation, contrast + 0.5, *matrix, row, column]
+    colours = [brightness - 0.5, 2 * saturation, contrast + 0.5]
+    columns = [flip < 0.5, *colours, *matrix, cutout_draws(row, side), cutout_draws(column, side)]
     return torch.from_numpy(np.stack(columns, 1).astype(np.float32))
 
 
@@ -163,6 +163,12 @@ def shift_draws(u: np.ndarray, side: int) -> np.ndarray:
 def scale_draws(u: np.ndarray) -> np.ndarray:
     """U(1/1.2, 1.2); above 1 the picture shrinks."""
     return 1 / 1.2 + u * (1.2 - 1 / 1.2)
+
+
+def cutout_draws(u: np.ndarray, side: int) -> np.ndarray:
+    """First row (or column) of a hole of side int(S/2 + 0.5), its centre uniform: it may begin outside the image."""
+    hole = int(side / 2 + 0.5)
+    return np.floor(u * (side + 1 - hole % 2)) - hole // 2
 
 
 def dsa(images: Tensor, draws: Tensor) -> Tensor:
@@ -285,8 +291,10 @@ def learning_rate_factor(epoch: int, epochs: int) -> float:
 def augmented_batches(distilled: Distilled, data: Dataset, protocol: Protocol, seed: int, epoch: int):
     """(images, labels, numbers of the images) of an epoch's steps, shuffled, normalised and augmented as (seed, epoch,
     step) say."""
-    side, size, factor = data.image_size, protocol.batch_size, protocol.view_factor
-    order = torch.from_numpy(common.random_stream(seed, common.ORDER, epoch).permutation(len(distilled.images)))
+    side = data.image_size
+    size = protocol.batch_size
+    factor = protocol.view_factor
+    order = common.shuffled(len(distilled.images), seed, common.ORDER, epoch)
     batches = common.split_batches(common.send(order, data.device), size)
     for steps in common.steps_together(range(len(batches)), size, side, data.device):
         sizes = [len(batches[step]) for step in steps]
@@ -363,7 +371,8 @@ def train_students(data: Dataset, teacher: Teacher, distilled: Distilled, protoc
 
 def read_options(argv):
     parser = common.common_options(__doc__)
-    add, positive = parser.add_argument, common.at_least(1)
+    add = parser.add_argument
+    positive = common.at_least(1)
     add("--images", default="rded", help=synthesize.IMAGES_HELP)
     add("--loss", choices=LOSSES, help="default: gift; with --fixed-labels softce")
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="default: adamw, the paper's")

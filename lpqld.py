@@ -12,6 +12,7 @@ those of `synthesize.py --method lpld`. "Released code" is he-y/soft-label-pruni
 on GitHub.
 """
 
+import itertools
 import math
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -48,7 +49,7 @@ def draw_label_batches(in_pool: int, per_epoch: int, epoch: int, epochs: int, pr
     """
     if prune == 0 and in_pool >= per_epoch * epochs:
         return list(range(per_epoch * epoch, per_epoch * (epoch + 1)))
-    return common.random_stream(seed, common.ORDER, epoch).permutation(in_pool)[:per_epoch].tolist()
+    return common.shuffled(in_pool, seed, common.ORDER, epoch)[:per_epoch].tolist()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -232,9 +233,10 @@ def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, sca
     hole = np.zeros((batch_size, 4))
     fill = np.zeros((batch_size, 3))
     if mix == "cutmix":
-        lam, *centre = stream.random_sample(3)  # Beta(1, 1) is uniform
+        u = stream.random_sample(3)
+        lam = u[0]  # Beta(1, 1) is uniform
         reach = int(side * math.sqrt(1 - lam)) // 2
-        centre = np.floor(np.array(centre) * side)
+        centre = np.floor(u[1:] * side)
         hole = np.tile(np.concatenate([centre - reach, centre + reach]), (batch_size, 1))
         fill[:, 0] = stream.permutation(batch_size)
     elif mix == "cutout":
@@ -275,9 +277,9 @@ def draw_views(in_pool: int, count: int, protocol: Protocol, side: int, seed: in
     per_pass = count // size
     passes = []
     for number in range(-(-in_pool // per_pass)):  # each pass over the images in an order of its own
-        order = common.random_stream(seed, common.LABELS, common.ORDER, number).permutation(count)
-        passes.append(order[: per_pass * size].reshape(per_pass, size))
-    order = torch.from_numpy(np.concatenate(passes)[:in_pool]).int()
+        order = common.shuffled(count, seed, common.LABELS, common.ORDER, number)
+        passes.append(order[: per_pass * size].view(per_pass, size))
+    order = torch.cat(passes)[:in_pool].int()
     draws = torch.empty(in_pool, size, 12, dtype=torch.int16)
     for number in common.progress_bar(range(in_pool), "drawing views", in_pool):
         stream = (seed, common.LABELS, common.VIEW, number)
@@ -316,8 +318,7 @@ class LabelPool(NamedTuple):
         return len(self.images) // self.made.batch_size
 
     def together(self, numbers) -> list[list[int]]:
-        size, side = self.made.batch_size, self.images.shape[-1]
-        return common.steps_together(numbers, size, side, self.images.device)
+        return common.steps_together(numbers, self.made.batch_size, self.images.shape[-1], self.images.device)
 
     def view(self, numbers) -> Tensor:
         """The views of label batches, one batch after the other, [len(numbers) * B, 3, S, S]."""
@@ -363,7 +364,8 @@ def learning_rate_factor(epoch: int, epochs: int, warmup: int = 0) -> float:
 
 def make_optimizer(student: nn.Module, optimizer: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW, or SGD with momentum 0.9; weight decay on weights with more than one dimension (released utils.py)."""
-    decayed, free = [], []
+    decayed = []
+    free = []
     for name, weight in student.named_parameters():
         group = decayed if "weight" in name and weight.dim() > 1 else free
         group.append(weight)
@@ -394,7 +396,8 @@ def train_student(data: Dataset, pool: LabelPool, protocol: Protocol, arch: str,
     """
     student = common.new_student(data, arch, seed)
     optimizer = make_optimizer(student, protocol.optimizer, protocol.lr, protocol.weight_decay)
-    epochs, in_pool = protocol.epochs, len(pool.values)
+    epochs = protocol.epochs
+    in_pool = len(pool.values)
     log = {"tau": 1.0, "history": []}
     for epoch in common.epochs_of(student, optimizer, epochs, seed, log, progress):
         common.set_rate(optimizer, protocol.lr * learning_rate_factor(epoch, epochs, protocol.warmup))
@@ -476,7 +479,9 @@ def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: P
     On CUDA the teacher runs in fp32 (its convolutions in TF32, torch's default), not in bf16, which has fewer digits
     than the fp16 that is stored. Finished pieces of the pool are kept beside it until it is written.
     """
-    count, size, side = len(distilled.images), protocol.batch_size, distilled.images.shape[-1]
+    count = len(distilled.images)
+    size = protocol.batch_size
+    side = distilled.images.shape[-1]
     check_protocol(protocol, count, data)
     in_pool = pool_size(count, size, protocol.epochs, protocol.prune)
     drawn = draw_views(in_pool, count, protocol, side, seed)
@@ -507,8 +512,11 @@ def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: P
 @torch.no_grad()
 def label_piece(views: LabelPool, teacher: nn.Module, numbers: list[int]) -> dict:
     """The labels of some label batches: values [n, B, k], and, unless all are kept, classes [n, B, k]; on the CPU."""
-    size, k, num_classes = views.made.batch_size, views.made.top_k, views.data.num_classes
-    values, classes = [], []
+    size = views.made.batch_size
+    k = views.made.top_k
+    num_classes = views.data.num_classes
+    values = []
+    classes = []
     for some in views.together(numbers):
         logits = teacher(views.view(some))
         if teacher.training or logits.shape[1:] != (num_classes,):
@@ -548,7 +556,8 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
     for name, value in ours.items():
         if settings[name] != value:
             raise UserError(f"label pool {path} is not for these: {name}: {settings[name]}, here {value}")
-    values, classes = kept["values"].to(data.device), None
+    values = kept["values"].to(data.device)
+    classes = None
     if made.top_k < data.num_classes:
         classes = unpack_classes(kept["classes"], kept["values"].shape, data.num_classes).to(data.device)
     drawn = draw_views(len(values), len(distilled.images), made, distilled.images.shape[-1], settings["seed"])
@@ -630,9 +639,15 @@ def ablation(
     """P, Q, DKR and CA switched on one after the other, then without Q, which says what Q costs; a row is printed as
     soon as it is there."""
     settings = {
-        "stage": "ablation", "data": data.describe(), "images": distilled.info["digest"], "seeds": list(seeds),
-        "teacher": teacher.info["digest"], "arch": arch, "width": data.default_width, "protocol": asdict(protocol),
-    }  # fmt: skip
+        "stage": "ablation",
+        "data": data.describe(),
+        "images": distilled.info["digest"],
+        "teacher": teacher.info["digest"],
+        "arch": arch,
+        "width": data.default_width,
+        "protocol": asdict(protocol),
+        "seeds": list(seeds),
+    }
     protocols = {name: replace(protocol, **parts) for name, parts in ABLATION.items()}
     for row in protocols.values():
         row.top_k = row.top_k or data.num_classes
@@ -649,7 +664,8 @@ def ablation(
         rows = {}
         for name in protocols:
             result = train_row(name, seeds)
-            rows[name] = {key: value for key, value in result.items() if key not in ("images", "students", "reused")}
+            left_out = ("images", "students", "reused")
+            rows[name] = {key: value for key, value in result.items() if key not in left_out}
             size = f"{result['label_bytes']:>12,}{result['times_smaller']:8.1f}x"
             print(f"{name:16}{size}   {common.spread(result['top1']):15}{common.spread(result['top5'])}", flush=True)
         result = {"rows": rows, "settings": settings, "teacher": teacher.info, "images": distilled.info}
@@ -661,7 +677,8 @@ def ablation(
     if common.world > 1:  # the processes share the labels of each row, then the students of all; table() finds them
         for row in protocols.values():
             label_pool(data, teacher, distilled, row, seed)
-        common.share([(name, one) for name in protocols for one in seeds], lambda job: train_row(job[0], [job[1]]))
+        jobs = itertools.product(protocols, seeds)
+        common.share(list(jobs), lambda job: train_row(job[0], [job[1]]))
     return common.once(table)
 
 
@@ -671,7 +688,8 @@ def ablation(
 
 def read_options(argv):
     parser = common.common_options(__doc__)
-    add, positive = parser.add_argument, common.at_least(1)
+    add = parser.add_argument
+    positive = common.at_least(1)
     add("--images", default="lpld", help=synthesize.IMAGES_HELP)
     add("--labels", type=common.path_of, help="a stored label pool, instead of a teacher (default: made here, once)")
     add("--prune", type=common.at_least(0, float, 0.9999), help="share of the label batches pruned away (default: 0.9)")

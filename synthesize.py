@@ -41,7 +41,7 @@ IMAGES_HELP = f"distilled set: a folder or data.pt, or one of {', '.join(METHODS
 def pick_random(data: Dataset, label: int, count: int, seed: int) -> Tensor:
     """Indices [count] of training images of a class, drawn without replacement; of all, where it has fewer."""
     members = (data.train.labels == label).nonzero().flatten().cpu()
-    return members[torch.from_numpy(common.random_stream(seed, common.CHOICE, label).permutation(len(members))[:count])]
+    return members[common.shuffled(len(members), seed, common.CHOICE, label)[:count]]
 
 
 def random_images(data: Dataset, ipc: int, seed: int) -> Tensor:
@@ -62,9 +62,21 @@ def square_crops(images: Tensor, u: np.ndarray, size: int) -> Tensor:
 
     u: uniforms [n, crops, 10, 4]. Bilinear, antialiased, as released.
     """
-    boxes = torch.from_numpy(common.crop_boxes(u, images.shape[2], images.shape[3], scale=(0.08, 1), ratio=(1, 1)))
+    height, width = images.shape[2:]
+    boxes = common.crop_boxes(u, height, width, scale=(0.08, 1), ratio=(1, 1))
+    boxes = torch.from_numpy(boxes).flatten(0, 1)
     images = images.float().repeat_interleave(u.shape[1], 0)
-    return common.resized_crop(images, boxes.flatten(0, 1).to(images.device), size)
+    return common.resized_crop(images, boxes.to(images.device), size)
+
+
+def crops_of_each(images: list[Tensor], u: np.ndarray, size: int, device) -> Tensor:
+    """square_crops of images [3, H, W] of one size, or of several."""
+    if len({image.shape for image in images}) == 1:
+        return square_crops(torch.stack(images).to(device), u, size)
+    crops = []
+    for number, image in enumerate(images):
+        crops.append(square_crops(image[None].to(device), u[number : number + 1], size))
+    return torch.cat(crops)
 
 
 @torch.no_grad()
@@ -79,7 +91,8 @@ def realism_losses(teacher: nn.Module, patches: Tensor, label: int, side: int, c
         after = side - part.shape[-1] - before
         images = F.pad(common.normalize(part / 255, colours), (before, after, before, after))
         logits = teacher(images.contiguous(memory_format=torch.channels_last))  # fp32: the lowest losses are near 0
-        losses.append(F.cross_entropy(logits, torch.full((len(part),), label, device=part.device), reduction="none"))
+        targets = torch.full((len(part),), label, device=part.device)
+        losses.append(F.cross_entropy(logits, targets, reduction="none"))
     return torch.cat(losses)
 
 
@@ -113,11 +126,7 @@ def rded(data: Dataset, teacher: Teacher, classes: list[int], ipc: int, factor: 
 
     for label, images in common.read_ahead(read, classes):
         u = common.random_stream(seed, common.CROPS, label).random_sample((len(images), RDED_CROPS, 10, 4))
-        if len({image.shape for image in images}) == 1:
-            patches = square_crops(torch.stack(images).to(data.device), u, size)
-        else:
-            each = [square_crops(images[i][None].to(data.device), u[i : i + 1], size) for i in range(len(images))]
-            patches = torch.cat(each)
+        patches = crops_of_each(images, u, size, data.device)
         losses = realism_losses(teacher.model, patches, label, data.image_size, data.colours)
         image, crop = select_patches(losses.view(-1, RDED_CROPS), ipc * factor**2)
         chosen.append(to_bytes(tile_patches(patches[image * RDED_CROPS + crop], factor)))
@@ -153,7 +162,11 @@ def sre2l_settings(data: Dataset) -> Recovery:
     """The released settings of a data set; the nearest in side where none are released (our choice)."""
     if data.name in SRE2L:
         return SRE2L[data.name]
-    return SRE2L["cifar100" if data.image_size <= 32 else "tinyimagenet" if data.image_size <= 64 else "imagenet-1k"]
+    if data.image_size <= 32:
+        return SRE2L["cifar100"]
+    if data.image_size <= 64:
+        return SRE2L["tinyimagenet"]
+    return SRE2L["imagenet-1k"]
 
 
 def batchnorms(model: nn.Module) -> list[nn.BatchNorm2d]:
@@ -179,7 +192,8 @@ class MeanAndVariance(torch.autograd.Function):
     @staticmethod
     def backward(ctx, avg_grad, var_grad):
         x, avg = ctx.saved_tensors
-        level, slope = avg_grad / x.shape[1], 2 * var_grad / x.shape[1]  # of avg, and of var in x - avg
+        level = avg_grad / x.shape[1]
+        slope = 2 * var_grad / x.shape[1]  # in x - avg
         return torch.addcmul((level - slope * avg)[:, None], x, slope[:, None])
 
 
@@ -236,18 +250,23 @@ def recover(teacher: nn.Module, todo: Groups, setting: Recovery, data: Dataset, 
     Loss of a group: mean CE(teacher(view), class) + r_bn * sum over layers of w_l * bn_distance. The last iterate is
     kept, as released.
     """
-    (groups, n), side, device = todo.targets.shape, data.image_size, data.device
+    groups, n = todo.targets.shape
+    side = data.image_size
+    device = data.device
     canvas, views = noise_and_views(todo.ids, n, setting, side, seed, device)
     images = canvas[0]
-    low, high = (common.normalize(torch.full((1, 3, 1, 1), v, device=device), data.colours) for v in (0.0, 1.0))
-    optimizer = torch.optim.Adam(canvas.parameters(), lr=setting.lr, betas=(0.5, 0.9), eps=1e-8, **common.fused(device))
+    low = common.normalize(torch.zeros(1, 3, 1, 1, device=device), data.colours)
+    high = common.normalize(torch.ones(1, 3, 1, 1, device=device), data.colours)
+    adam = {"betas": (0.5, 0.9), "eps": 1e-8, **common.fused(device)}
+    optimizer = torch.optim.Adam(canvas.parameters(), setting.lr, **adam)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, setting.iterations)
     modules = {"canvas": canvas, "optimizer": optimizer, "schedule": schedule}
 
     layers = batchnorms(teacher)
     weights = [setting.first_bn] + [1.0] * (len(layers) - 1)
     targets = todo.targets.to(device).flatten()
-    distances, log = {}, {}
+    distances = {}
+    log = {}
 
     def measure(number, x):
         mean, variance = todo.statistics[number]
@@ -277,8 +296,8 @@ def noise_and_views(ids, n, setting: Recovery, side, seed, device) -> tuple[nn.P
     """Where each group begins, as the one parameter [groups * n, 3, S, S], and its views [iterations, groups, 7]."""
     noise = [common.random_stream(seed, common.NOISE, i).standard_normal((n, 3, side, side)) for i in ids]
     pixels = torch.from_numpy(np.stack(noise).astype(np.float32)).to(device).flatten(0, 1)
-    count, roll, crop = setting.iterations, setting.roll, setting.crop
-    views = [crop_flip_roll_draws(count, side, roll, crop, seed, common.VIEW, i) for i in ids]
+    shape = (setting.iterations, side, setting.roll, setting.crop)
+    views = [crop_flip_roll_draws(*shape, seed, common.VIEW, i) for i in ids]
     return nn.ParameterList([nn.Parameter(pixels)]), torch.stack(views, 1).to(device)
 
 
@@ -368,7 +387,8 @@ def class_statistics(teacher: nn.Module, data: Dataset, classes: list[int]) -> l
     within a batch and class. Of the classes in a batch 97 % have a single image there on ImageNet-1K (64 images per
     GPU) and 49 % on Tiny-ImageNet (256): the variance *between* images is missing.
     """
-    layers, moments = batchnorms(teacher), {}
+    layers = batchnorms(teacher)
+    moments = {}
 
     def measure(number, x):  # about the layer's own mean, so that no digits cancel in E[x^2] - E[x]^2
         x = x - layers[number].running_mean[:, None, None]
@@ -531,8 +551,10 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
 
 def check_fits(path, images: Tensor, labels: Tensor, named, data: Dataset, ipc):
     """Whether these are images for this data set: its name (if the file says one), side, classes, and --ipc."""
-    known, plain = {plain_name(name) for name in common.DATASETS}, plain_name(named or data.name)
-    if plain in known and plain_name(data.name) in known and plain != plain_name(data.name):
+    known = {plain_name(name) for name in common.DATASETS}
+    theirs = plain_name(named or data.name)
+    ours = plain_name(data.name)
+    if theirs in known and ours in known and theirs != ours:
         raise UserError(f"--images {path} is of the data set {named}, says the file; this is {data.name}")
     side = data.image_size
     if images.shape[1:] != (3, side, side):
@@ -558,10 +580,13 @@ def read_data_pt(file: Path) -> tuple[Tensor, Tensor, str | None]:
     """
     kept = common.load_tensors(file, "--images")
     kept = kept if isinstance(kept, dict) else {}
-    images, labels, named = kept.get("data"), kept.get("label"), kept.get("dataset")
+    images = kept.get("data")
+    labels = kept.get("label")
+    named = kept.get("dataset")
     with common.refused(f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each"):
         images = images.detach()
-        low, high = float(images.min()), float(images.max())
+        low = float(images.min())
+        high = float(images.max())
         if images.dim() != 4 or not 0 < len(labels) == len(images) <= labels.numel():
             raise UserError(f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each")
         if images.dtype != torch.uint8:
@@ -580,7 +605,8 @@ def read_distilled_folder(path: Path, data: Dataset) -> tuple[Tensor, Tensor]:
     folders = [entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
     label_of = labels_of_folders(path, folders, data)
     extensions = torchvision.datasets.folder.IMG_EXTENSIONS
-    files, labels = [], []
+    files = []
+    labels = []
     for folder in sorted(folders, key=label_of.get):
         pictures = [file for file in folder.iterdir() if file.suffix.lower() in extensions]
         files += sorted(pictures, key=by_numbers)
@@ -690,7 +716,8 @@ def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, fac
 
 def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0, factor=None) -> Distilled:
     """Make the distilled set, or find it again."""
-    ipc, factor = ipc or 10, factor or default_factor(data)
+    ipc = ipc or 10
+    factor = factor or default_factor(data)
     settings = {"stage": "images", "method": method, "ipc": ipc, "seed": seed, "data": data.describe()}
     if method != "random":
         settings["teacher"] = {key: teacher.info[key] for key in ("arch", "width", "digest")}
@@ -710,9 +737,10 @@ def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0
         if common.rank:
             return None
         kept = [common.load_kept(file) for file in files]
-        images, labels = (torch.cat([piece[name] for piece in kept]) for name in ("images", "labels"))
+        labels = torch.cat([piece["labels"] for piece in kept])
         order = labels.argsort(stable=True)
-        images, labels = images[order], labels[order]
+        labels = labels[order]
+        images = torch.cat([piece["images"] for piece in kept])[order]
         save_distilled(folder, images, labels)
         for file in folder.glob("*.pt"):  # those too that a run on another device has cut otherwise
             file.unlink()
