@@ -11,6 +11,7 @@ Each cell trains students on a set: by gift.py's protocol, by RDED's own, or wit
   best           top-1, the best of the checks on the test set that the released code chooses from; it flatters;
   IOR            improvement over random: top-1 minus that of as many random real images, trained in the same way;
   HLR            hard label recovery: top-1 of the full data minus that of the set, both with hard labels (loss ce);
+                 RDED's protocol mixes images by CutMix, and their hard labels not, so there it says little;
   images, labels bytes: files of the set; and its pool, or the teacher's weights where labels are made while training;
   share          both, as a share of the original training set's bytes;
   similarity     within a class, of the teacher's features (mean cosine over pairs): what LPLD lowers;

@@ -142,7 +142,7 @@ def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
     flip, brightness, saturation, contrast, a, b, row, column = stream.random_sample((batch_size, 8)).T
     one = np.ones(batch_size)
     zero = np.zeros(batch_size)
-    if kind == 0:  # a moves the picture down, b to the right
+    if kind == 0:  # a moves the rows, b the columns
         matrix = [one, zero, shift_draws(b, side), zero, one, shift_draws(a, side)]
     elif kind == 1:
         matrix = [scale_draws(a), zero, zero, zero, scale_draws(b), zero]
@@ -329,7 +329,10 @@ def training_step(
 def train_student(
     data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, seed: int, progress: Path
 ) -> dict:
-    """Train one student, and score it on the test set after each quarter of the epochs; the last one is the result."""
+    """Train one student, and score it on the test set after each quarter of the epochs; the last one is the result.
+
+    Released: after every E // 4 epochs, which is the same for its E.
+    """
     fixed = label_plain_images(teacher, distilled, data.colours, protocol.fixed) if protocol.fixed else None
     student = common.new_student(data, protocol.arch, seed)
     optimizer = OPTIMIZERS[protocol.optimizer](student.parameters(), protocol.lr, **common.fused(data.device))

@@ -45,7 +45,7 @@ def pool_size(count: int, batch_size: int, epochs: int, prune: float) -> int:
 def draw_label_batches(in_pool: int, per_epoch: int, epoch: int, epochs: int, prune: float, seed: int) -> list[int]:
     """Numbers of an epoch's label batches, epochs from 0: per_epoch of the pool, at random, without replacement.
 
-    A pool that holds labels for each epoch (p = 0) is gone through in order, as LPLD's scripts do.
+    A pool that holds labels for each epoch (p = 0) is gone through in order (ours), each label batch once.
     """
     if prune == 0 and in_pool >= per_epoch * epochs:
         return list(range(per_epoch * epoch, per_epoch * (epoch + 1)))
@@ -87,7 +87,7 @@ def reuse_temperature(epoch, initial: float = INITIAL, gamma: float = 0.7, step=
     """DKR, step schedule: T(e) = max(T_0 * gamma^floor(e / s), T_min), epochs e from 1.
 
     Over 300 epochs: 20 for epochs 1 to 29, 14 for 30 to 59, ..., 2 from 210 on; for E epochs take step = E // 10.
-    Source: released train_FKD_LPQLD.py, the values from its scripts.
+    Source: released train_FKD_LPQLD.py; T_0, gamma and s from its scripts.
     """
     return max(initial * gamma ** (epoch // step), minimum)
 
@@ -95,7 +95,7 @@ def reuse_temperature(epoch, initial: float = INITIAL, gamma: float = 0.7, step=
 def cosine_reuse_temperature(epoch, epochs, initial: float = INITIAL, minimum: float = 2.0) -> float:
     """DKR, cosine schedule: T(e) = T_min + (T_0 - T_min) / 2 * (1 + cos(pi * e / E)), epochs e from 1.
 
-    T_min = 2 is ours; no released script uses this schedule, and its option has 1.
+    No released script uses this schedule: T_min = 2 is what they would pass, its option has 1.
     """
     return minimum + (initial - minimum) / 2 * (1 + math.cos(math.pi * epoch / epochs))
 
@@ -171,9 +171,9 @@ PROTOCOLS = {
         batch_size=32, prune=0.95, top_k=200, mix="cutout", flip=False, smoothing=0.2, lr=2e-3
     ),
     # LPLD's own, LPLD_tiny_[4k].yaml. It was made for P alone: p, k, DKR and CA are ours here. LPLD's "x40" is
-    # --prune 0.975 --top-k 200 --reuse none --no-calibration --colours tiny. With Q but without CA the factor T^2 = 400
-    # is too much for the sharper targets: --protocol imagenet-1k serves better. There each epoch draws its label
-    # batches with replacement, here without.
+    # --arch resnet18_modified --colours tiny --prune 0.975 --top-k 200 --reuse none --no-calibration. With Q but
+    # without CA the factor T^2 = 400 is too much for the sharper targets: --protocol imagenet-1k serves better. There
+    # each epoch draws its label batches with replacement, here without.
     "tinyimagenet": Protocol(
         epochs=100, batch_size=64, top_k=20, mix="none", squared=True,
         optimizer="sgd", lr=0.2, weight_decay=1e-4, warmup=5,

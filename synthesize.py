@@ -159,7 +159,7 @@ SRE2L_CLASSES = 100  # classes per batch, released
 
 
 def sre2l_settings(data: Dataset) -> Recovery:
-    """The released settings of a data set; the nearest in side where none are released (our choice)."""
+    """The released settings of a data set, whatever its side; the nearest in side where none are released (ours)."""
     if data.name in SRE2L:
         return SRE2L[data.name]
     if data.image_size <= 32:
@@ -482,7 +482,7 @@ def print_similarity(teacher: Teacher, distilled, colours) -> float | None:
 
 
 class Distilled(NamedTuple):
-    images: Tensor  # [N, 3, S, S], uint8 from a folder, float32 in [0, 1] from data.pt; on the device
+    images: Tensor  # [N, 3, S, S], uint8 from a folder, float32 of about [0, 1] from data.pt; on the device
     labels: Tensor  # int64 [N]
     info: dict  # folder, images per class, digest, and the settings recorded with it
 
@@ -514,7 +514,7 @@ def save_picture(path: Path, image: Tensor):
 
 def save_grid(path: Path, images: Tensor, labels: Tensor):
     """A picture of a distilled set: a row for each of the first 20 classes, up to ten images of it."""
-    images = images if images.dtype == torch.uint8 else (images * 255).round().to(torch.uint8)
+    images = images if images.dtype == torch.uint8 else to_bytes(images * 255)
     rows = [images[labels == label][:10].cpu() for label in labels.unique()[:20]]
     width = max(map(len, rows))
     blank = torch.full((width, *images.shape[1:]), 255, dtype=torch.uint8)
@@ -590,7 +590,8 @@ def read_data_pt(file: Path) -> tuple[Tensor, Tensor, str | None]:
         if images.dim() != 4 or not 0 < len(labels) == len(images) <= labels.numel():
             raise UserError(f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each")
         if images.dtype != torch.uint8:
-            if not images.is_floating_point() or not (low >= 0 and high <= 1):
+            # optimised pixels may lie a little outside, as in CIM's files; bytes as floats, or normalised ones, lie far
+            if not images.is_floating_point() or not (low >= -0.5 and high <= 1.5):
                 raise UserError(f"--images {file}: pixel values are no bytes, and lie outside [0, 1] or are no floats")
             images = images.float()
         labels = labels.flatten(1).argmax(1) if labels.numel() > len(labels) else labels.flatten()

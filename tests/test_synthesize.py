@@ -407,6 +407,15 @@ def test_pixels_may_be_bytes(tmp_path, fashion):
     assert torch.equal(distilled.images, images)
 
 
+def test_optimised_pixels_may_lie_a_little_outside(tmp_path, fashion):
+    images = torch.rand(20, 3, 32, 32) * 1.2 - 0.1
+    distilled = synthesize.load_distilled(in_data_pt(tmp_path / "data.pt", data=images), fashion)
+    assert torch.equal(distilled.images, images)
+    synthesize.save_grid(tmp_path / "grid.png", distilled.images, distilled.labels)
+    synthesize.save_grid(tmp_path / "within.png", images.clamp(0, 1), distilled.labels)
+    assert (tmp_path / "grid.png").read_bytes() == (tmp_path / "within.png").read_bytes()
+
+
 def test_pixels_that_ask_for_gradients_are_plain(tmp_path, fashion):
     """As a method saves them that has learned them."""
     images = torch.rand(20, 3, 32, 32, requires_grad=True)
@@ -428,7 +437,7 @@ ODD = {
     "sparse pixels": {"data": PIXELS.to_sparse()},
     "sparse bytes": {"data": BYTES.to_sparse()},
     "meta pixels": {"data": PIXELS.to("meta")},
-    "pixels above 1": {"data": PIXELS + 1},
+    "pixels far above 1": {"data": PIXELS + 1},
     "pixels of no images": {"data": PIXELS[:0], "label": LABELS[:0]},
     "pixels of one image": {"data": PIXELS[0]},
     "no pixels": {"data": None},
