@@ -2,7 +2,7 @@
 
     python -m experiments.figures --list              # every line, the published figure beside it, what has been run
     python -m experiments.figures --only 'fashion-*'  # on a CPU, minutes
-    python -m experiments.figures                     # all of it: a GPU, Tiny-ImageNet and CIFAR-10, a day
+    python -m experiments.figures                     # all of it: GPUs, every data set, the last of them ImageNet
     python -m experiments.figures --table             # what has been run, as a table, and the pictures
 
 A line that has been run leaves experiments/results/<name>.json (result, command, hardware, versions, date, minutes) and
@@ -266,7 +266,38 @@ for optimizer, options in OPTIMIZERS.items():
         command = f"gift.py {CIM} --images rded --loss {loss} {options}"
         CROSS_LINES.append(Figure(f"cross-cifar10-{loss}-{optimizer}", command))
 
-# 8. ImageNet-1K's size, and speed
+# 8. CIFAR-100, which torchvision downloads, and ImageNet-1K and -21K
+CIFAR100 = "--dataset cifar100"
+IMAGENET = "--dataset imagenet-1k --arch resnet18"
+IMAGENET_LINES = [
+    Figure("cifar100-teacher-conv3", f"{MAKE} {CIFAR100} --arch conv3", 61.27, CHECKPOINT),
+    Figure("cifar100-teacher-resnet18_modified", f"{MAKE} {CIFAR100} --arch resnet18_modified", 72.27, CHECKPOINT),
+]
+for arch, by_ipc in {"conv3": {10: 48.1}, "resnet18_modified": {10: 42.6, 50: 62.6}}.items():
+    for ipc, top1 in by_ipc.items():
+        command = f"{BY_RDED} {CIFAR100} --colours imagenet --arch {arch} --ipc {ipc}"
+        IMAGENET_LINES.append(Figure(f"cifar100-rded-{arch}-ipc{ipc}", command, top1, BEST))
+for ipc, top1 in {1: 21.8, 10: 47.0, 50: 55.3}.items():
+    command = f"gift.py {CIFAR100} --arch conv3 --images rded --ipc {ipc} --loss mse"
+    IMAGENET_LINES.append(Figure(f"cifar100-cim-conv3-ipc{ipc}", command, top1, CIM_NOTE))
+for ipc, top1 in {10: 42.0, 50: 56.5}.items():
+    IMAGENET_LINES.append(Figure(f"imagenet-rded-ipc{ipc}", f"{BY_RDED} {IMAGENET} --ipc {ipc}", top1, BEST))
+LPQLD_PUBLISHED = {  # by IPC and k, at p = 0.9
+    10: {100: 29.6, 50: 27.3, 10: 20.0},
+    50: {100: 51.3, 50: 49.6, 10: 43.0},
+    200: {100: 59.9, 50: 58.8, 10: 55.4},
+}
+for ipc, by_k in LPQLD_PUBLISHED.items():
+    for k, top1 in by_k.items():
+        command = f"lpqld.py {IMAGENET} --ipc {ipc} --prune 0.9 --top-k {k}"
+        IMAGENET_LINES.append(Figure(f"imagenet-lpqld-ipc{ipc}-k{k}", command, top1, "LPQLD"))
+IMAGENET21K = "lpqld.py --dataset imagenet-21k"
+IMAGENET_LINES += [
+    Figure("imagenet21k-lpqld-ipc10", f"{IMAGENET21K} --ipc 10 --prune 0.95 --top-k 200", 20.9, "LPQLD"),
+    Figure("imagenet21k-lpqld-ipc20", f"{IMAGENET21K} --ipc 20 --prune 0.975 --top-k 400", 24.1, "LPQLD"),
+]
+
+# 9. ImageNet-1K's size, and speed
 BENCHMARKS = [
     Figure("imagenet-size", "-m experiments.benchmark --imagenet", note="made-up images: hours and GB"),
     Figure("benchmark", "-m experiments.benchmark"),
@@ -293,6 +324,7 @@ LINES = (  # in the order in which they are worth running
     + CIFAR_FIXED_LINES
     + CROSS_LINES
     + BENCHMARKS
+    + IMAGENET_LINES
 )
 
 # ---------------------------------------------------------------------------------------------------------------------
