@@ -50,7 +50,7 @@ def random_stream(*seed: int) -> np.random.RandomState:
 
 
 def shuffled(count: int, *seed: int) -> Tensor:
-    """0 ... count - 1 in an order of their own, int64 [count]."""
+    """0 ... count - 1 in the order that the seed names, int64 [count]."""
     return torch.from_numpy(random_stream(*seed).permutation(count))
 
 
@@ -263,7 +263,7 @@ class Preset(NamedTuple):
 
 
 IMAGENET = "class folders of https://image-net.org"
-FASTAI = "https://github.com/fastai/imagenette"
+FASTAI = "https://github.com/fastai/imagenette"  # splits val/ anew: published teachers have seen most of it
 TINY = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MIIL = "https://github.com/Alibaba-MIIL/ImageNet21K (-P, as train/ and val/)"
 DATASETS = {
@@ -1021,6 +1021,7 @@ def cores() -> int:
     return max(1, free // told_by_torchrun("LOCAL_WORLD_SIZE", 1))
 
 
+# of one that is alone: 0 and 1
 rank = told_by_torchrun("RANK", 0)
 world = told_by_torchrun("WORLD_SIZE", 1)
 

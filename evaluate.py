@@ -164,7 +164,8 @@ def rded_batches(distilled: Distilled, data: Dataset, protocol: RdedProtocol, se
     groups += [[step] for step in range(len(whole), len(batches))]  # a last one of another size, by itself
     for steps in groups:
         count = len(batches[steps[0]])
-        images, draws = [], []
+        images = []
+        draws = []
         for step in steps:
             part = distilled.images[batches[step]]
             if factor > 1:

@@ -296,8 +296,10 @@ def noise_and_views(ids, n, setting: Recovery, side, seed, device) -> tuple[nn.P
     """Where each group begins, as the one parameter [groups * n, 3, S, S], and its views [iterations, groups, 7]."""
     noise = [common.random_stream(seed, common.NOISE, i).standard_normal((n, 3, side, side)) for i in ids]
     pixels = torch.from_numpy(np.stack(noise).astype(np.float32)).to(device).flatten(0, 1)
-    shape = (setting.iterations, side, setting.roll, setting.crop)
-    views = [crop_flip_roll_draws(*shape, seed, common.VIEW, i) for i in ids]
+    views = []
+    for i in ids:
+        stream = (seed, common.VIEW, i)
+        views.append(crop_flip_roll_draws(setting.iterations, side, setting.roll, setting.crop, *stream))
     return nn.ParameterList([nn.Parameter(pixels)]), torch.stack(views, 1).to(device)
 
 
@@ -592,7 +594,7 @@ def read_data_pt(file: Path) -> tuple[Tensor, Tensor, str | None]:
         if images.dtype != torch.uint8:
             # optimised pixels may lie a little outside, as in CIM's files; bytes as floats, or normalised ones, lie far
             if not images.is_floating_point() or not (low >= -0.5 and high <= 1.5):
-                raise UserError(f"--images {file}: pixel values are no bytes, and lie outside [0, 1] or are no floats")
+                raise UserError(f"--images {file}: pixel values are no bytes, and far outside [0, 1] or no floats")
             images = images.float()
         labels = labels.flatten(1).argmax(1) if labels.numel() > len(labels) else labels.flatten()
         if not (labels == labels.long()).all() or labels.min() < 0:
