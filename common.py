@@ -63,11 +63,11 @@ def seed_torch(*seed: int):
     torch.manual_seed(int(random_stream(*seed).randint(2**31 - 1)))
 
 
-def send(draws: Tensor, device) -> Tensor:
-    """Small host tensors to the device without stopping it."""
+def send(tensor: Tensor, device) -> Tensor:
+    """A small host tensor to the device without stopping it."""
     if device.type == "cuda":
-        return draws.pin_memory().to(device, non_blocking=True)
-    return draws.to(device)
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -575,7 +575,7 @@ def load_dataset(
     print(f"data:     {known_as}: {counts}, {len(classes)} classes, {side} px")
     return Dataset(
         known_as, list(classes), side, COLOURS[colours or preset.colours], preset.arch, width, preset.teacher_epochs,
-        train, test, Path(out) / known_as,
+        train, test, out / known_as,
     )  # fmt: skip
 
 
@@ -799,7 +799,7 @@ def train_teacher(model, data: Dataset, epochs, seed, progress: Path):
     train = data.train
     more = {"momentum": recipe["momentum"], "weight_decay": recipe["weight_decay"], "nesterov": True}
     optimizer = torch.optim.SGD(model.parameters(), lr=0, **more, **fused(data.device))
-    train.load(torch.zeros(1, dtype=torch.int64))  # the images are read now, not under the bar
+    train.read()  # now, not under the bar
     batch_size = min(recipe["batch_size"][len(train) >= 10_000], len(train))
     steps = len(train) // batch_size
     log = {}
@@ -1185,11 +1185,9 @@ def read_settings(folder: Path, ours=True) -> dict:
     file = folder / "settings.json"
     if not file.is_file():
         return {}
-    with reading("settings", file):
-        try:
-            content = json.loads(file.read_text())
-        except ValueError:
-            content = None
+    content = None
+    with reading("settings", file), suppress(ValueError):
+        content = json.loads(file.read_text())
     signed = isinstance(content, dict) and "digest" in content
     if not signed and (isinstance(content, list | dict) or not ours):
         return {}  # somebody else's, or of a version without checksums
@@ -1210,17 +1208,13 @@ def save_kept(path: Path, content: dict, kept_as=None):
 
 def load_kept(path: Path) -> dict:
     """What save_kept wrote there; UserError if it is not what the file holds now, or is of another place."""
-    cure = "delete it, and it is made again"
-    if not path.is_file():
-        raise UserError(f"{path} is damaged: {cure}")
-    with open(path, "rb") as file:
-        try:
+    content = None
+    if path.is_file():
+        with open(path, "rb") as file, suppress(Exception):  # damaged bytes make the readers fail in many ways
             is_json = path.suffix == ".json"
             content = json.load(file) if is_json else torch.load(file, map_location="cpu", weights_only=True)
-        except Exception:  # damaged bytes make the readers fail in many ways; each means the same to the user
-            content = None
     if not is_whole(content) or content["kept_as"] != place_of(path):
-        raise UserError(f"{path} is damaged: {cure}")
+        raise UserError(f"{path} is damaged: delete it, and it is made again")
     return unsigned(content)
 
 
@@ -1244,8 +1238,8 @@ def digest(content) -> str:
     """Eight hex digits that name plain values, lists and dicts of them, and tensors (type, shape and every byte)."""
 
     def of_tensor(tensor):
-        pixels = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        return [str(tensor.dtype), list(tensor.shape), hashlib.sha256(pixels).hexdigest()]
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        return [str(tensor.dtype), list(tensor.shape), hashlib.sha256(raw).hexdigest()]
 
     text = json.dumps(content, sort_keys=True, default=of_tensor)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -1253,7 +1247,6 @@ def digest(content) -> str:
 
 def write_atomically(path: Path, write):
     """Call write(a path beside `path`), then rename into place: a reader finds the whole file or none."""
-    path = Path(path)
     if path.exists() and not path.is_file():
         raise UserError(f"{path} is no regular file: nothing is written there")
     beside = place_beside(path)
@@ -1430,7 +1423,7 @@ def at_least(least, kind=int, most=2**31):
 def path_of(text) -> Path:
     if not str(text):
         raise UserError("a path must not be empty")
-    with refused(f"{text} is no path"):  # ~nobody
+    with refused(f"{text} is no path"):  # ~name, where there is no such user
         return Path(text).expanduser()
 
 
@@ -1458,10 +1451,11 @@ def common_options(description) -> Parser:
     return parser
 
 
-def start(args) -> tuple[Dataset, str]:
+def start(args) -> tuple[Dataset, str, str]:
     """What the common options ask for first: device, precision, a place to write, and the data set.
 
-    Returns it and the student's network, which is built once, so that a name or side that cannot be is found now.
+    Returns it, and the student's and the teacher's network; the student's is built once, so that a name or side that
+    cannot be is found now.
     """
     device = set_up_device(args.device, args.precision)
     images = getattr(args, "images", [])
@@ -1473,7 +1467,7 @@ def start(args) -> tuple[Dataset, str]:
     data = data or load_dataset(*asked)
     arch = args.arch or data.default_arch
     build_model(arch, data.num_classes, data.image_size, data.default_width)
-    return data, arch
+    return data, arch, args.teacher_arch or arch
 
 
 def set_up_device(name=None, precision=None):

@@ -254,11 +254,8 @@ def find_images(name: str, data: Dataset, ipc, teacher_arch: str) -> Distilled |
 
 
 def describe_set(name, distilled: Distilled, data: Dataset, teacher: Teacher | None) -> Set:
-    similarity = None
-    if teacher:
-        features = synthesize.teacher_features(teacher.model, distilled.images, data.colours)
-        similarity = synthesize.within_class_similarity(features, distilled.labels)
-    return Set(str(name), distilled, image_bytes(Path(distilled.info["folder"])), similarity)
+    similarity = synthesize.similarity_of(teacher, distilled, data.colours) if teacher else None
+    return Set(name, distilled, image_bytes(Path(distilled.info["folder"])), similarity)
 
 
 def sets_to_compare(names, given, data: Dataset, teacher: Teacher | None, ipc, seed: int) -> list[Set]:
@@ -272,7 +269,7 @@ def sets_to_compare(names, given, data: Dataset, teacher: Teacher | None, ipc, s
     return each_once(sets)
 
 
-def with_random_ones(sets: list[Set], data: Dataset, teacher: Teacher | None, ipc: int, seed: int) -> list[Set]:
+def with_random_ones(sets: list[Set], data: Dataset, teacher: Teacher, ipc: int, seed: int) -> list[Set]:
     """The sets, and a random one for each number of images per class that they have; random ones first, none twice."""
     fewest = data.train.labels.bincount().min()
     for size in sorted({kept.distilled.info["ipc"] for kept in sets if kept.is_even}):
@@ -310,14 +307,11 @@ def train_cell(data: Dataset, teacher: Teacher | None, cell: Cell, training: Tra
 
 def pools_of(sets: list[Set], data: Dataset, teacher: Teacher | None, pool: lpqld.LabelPool, seed: int) -> dict:
     """The stored pool for the set that it belongs to; for a baseline one that is made in the same way."""
-    pools = {}
+    pools = {pool.info["settings"]["images (hash)"]: pool}
     for kept in sets:
         digest = kept.distilled.info["digest"]
-        pools[digest] = pool
-        if digest != pool.info["settings"]["images (hash)"]:
-            protocol = lpqld.protocol_for(data, len(kept.distilled.images))
-            protocol = lpqld.protocol_of_pool(protocol, pool)
-            pools[digest] = lpqld.label_pool(data, teacher, kept.distilled, protocol, seed)
+        if digest not in pools:
+            pools[digest] = lpqld.label_pool(data, teacher, kept.distilled, pool.made, seed)
     return pools
 
 
@@ -446,16 +440,14 @@ def read_options(argv):
     add("--fixed-labels", type=positive, nargs="?", const=gift.ALL_LOGITS, metavar="K", help=gift.FIXED_HELP)
     args = parser.parse_args(argv)
     if args.labels:
-        others = args.losses or args.optimizers or args.protocol or args.fixed_labels
+        others = args.losses or args.optimizers or args.protocol or args.fixed_labels or args.view_factor
         if len(args.images) > 1 or others or args.images[0] in synthesize.METHODS:
             raise UserError("--labels holds the labels of one set, and lpqld.py's protocol: one folder as --images, no "
-                            "--losses, no --optimizers, no --protocol, no --fixed-labels")  # fmt: skip
+                            "--losses, --optimizers, --protocol, --fixed-labels or --view-factor")  # fmt: skip
     if args.protocol == "rded" and args.fixed_labels:
         raise UserError("--fixed-labels goes with GIFT's protocol")
     if args.protocol == "rded" and set(args.optimizers or []) - set(RDED_DECAY):
         raise UserError(f"--optimizers: RDED's protocol has {', '.join(RDED_DECAY)}")
-    if args.arch and not args.archs:
-        args.archs = [args.arch]
     if args.archs and not args.arch:
         args.arch = args.archs[0]
     args.losses = args.losses or default_losses(args.labels, args.protocol, args.fixed_labels)
@@ -474,9 +466,8 @@ def default_losses(labels: Path | None, protocol: str | None, fixed_labels: int 
 
 def main(argv=None) -> dict:
     args = read_options(argv)
-    data, arch = common.start(args)
+    data, arch, teacher_arch = common.start(args)
     archs = args.archs or [arch]
-    teacher_arch = args.teacher_arch or arch
     for name in archs:
         common.build_model(name, data.num_classes, data.image_size)  # complains in good time
     gift.check_view_factor(args.view_factor, data)
@@ -493,7 +484,9 @@ def main(argv=None) -> dict:
         view_factor = rded_factor(args.view_factor, sets, data)
     full = {}
     if "ce" in args.losses:
-        full = {name: full_data_top1(data, teacher, name, args.teacher_epochs, args.seed) for name in archs}
+        full = common.once(
+            lambda: {name: full_data_top1(data, teacher, name, args.teacher_epochs, args.seed) for name in archs}
+        )
 
     seeds = range(args.seed, args.seed + args.repeats)
     pools = pools_of(sets, data, teacher, pool, args.seed) if pool else {}
@@ -565,12 +558,12 @@ def train_cells(data: Dataset, teacher: Teacher | None, cells: list[Cell], train
     print()
     print_row(list(COLUMNS))
     for cell in cells:
-        size = cell.set.distilled.info["ipc"], *cell[1:]
+        alike = (cell.set.distilled.info["ipc"], cell.arch, cell.loss, cell.optimizer)
         try:
             result = train_cell(data, teacher, cell, training)
             if cell.set.is_random:
-                random_top1.setdefault(size, result["top1"]["mean"])
-            baseline = random_top1.get(size) if cell.set.is_even else None
+                random_top1.setdefault(alike, result["top1"]["mean"])
+            baseline = random_top1.get(alike) if cell.set.is_even else None
             rows.append(row_of(cell, result, data, baseline, about["full_data_hard_label_top1"].get(cell.arch)))
         except (UserError, RuntimeError, MemoryError) as error:
             rows.append({**names_of(cell), "failed": common.one_line(error)[:200]})

@@ -389,10 +389,9 @@ def read_options(argv):
 
 def main(argv=None) -> dict:
     args = read_options(argv)
-    data, arch = common.start(args)
+    data, arch, teacher_arch = common.start(args)
     check_view_factor(args.view_factor, data)
     fixed = logits_kept(args.fixed_labels, [args.loss or "softce"], data)
-    teacher_arch = args.teacher_arch or arch
     distilled = synthesize.find_images(args.images, data, args.ipc, teacher_arch)  # None: they are to be made
     teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
     distilled = distilled or synthesize.distil(args.images, data, teacher, args.ipc, args.seed)

@@ -569,7 +569,7 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
     return pool
 
 
-def protocol_of_pool(protocol: Protocol, pool: LabelPool, epochs=None) -> Protocol:
+def protocol_of_pool(protocol: Protocol, pool: LabelPool, epochs) -> Protocol:
     """For a student of a stored pool: the protocol, with the pool's settings for its labels."""
     labels = {name: getattr(pool.made, name) for name in LABEL_SETTINGS}
     labels["epochs"] = epochs or pool.made.epochs
@@ -609,14 +609,6 @@ def unpack_classes(planes: Tensor, shape, num_classes: int) -> Tensor:
     for bit, plane in enumerate(planes.numpy()):
         classes += torch.from_numpy(np.unpackbits(plane, count=len(classes))).to(classes.dtype) << bit
     return classes.view(shape)
-
-
-def label_bytes(labels: int, k: int, num_classes: int, bits: int | None = None) -> int:
-    """Bytes of `labels` labels: k fp16 logits and k classes of `bits` (ceil(log2 C)); no classes where k = C."""
-    if k == num_classes:
-        return labels * k * 2
-    bits = bits or class_bits(num_classes)
-    return labels * k * 2 + bits * -(-labels * k // 8)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -717,8 +709,7 @@ def read_options(argv):
 
 def main(argv=None) -> dict:
     args = read_options(argv)
-    data, arch = common.start(args)
-    teacher_arch = args.teacher_arch or arch
+    data, arch, teacher_arch = common.start(args)
     names = ("epochs", "batch_size", "prune", "top_k", "mix", "reuse", "lr")
     given = {name: getattr(args, name) for name in names}
     given["calibrate"] = not args.no_calibration
@@ -733,7 +724,10 @@ def main(argv=None) -> dict:
         teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
     distilled = distilled or synthesize.distil(args.images, data, teacher, args.ipc, args.seed)
     if teacher:
-        distilled.info["within_class_similarity"] = synthesize.print_similarity(teacher, distilled, data.colours)
+        similarity = synthesize.similarity_of(teacher, distilled, data.colours)
+        distilled.info["within_class_similarity"] = similarity
+        if similarity is not None:
+            print(f"          cosine similarity of the teacher's features within a class: {similarity:.3f}")
     seeds = range(args.seed, args.seed + (args.repeats or (3 if args.ablation else 1)))
     if args.ablation:
         return ablation(data, teacher, distilled, protocol, arch, seeds, args.seed)

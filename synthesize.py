@@ -219,7 +219,9 @@ class Groups:
 
     def part(self, some: Tensor):
         """Some of them, by their places."""
-        own = [[x[some.to(x.device)] if x.dim() == 2 else x for x in layer] for layer in self.statistics]
+        own = []
+        for layer in self.statistics:
+            own.append([x[some.to(x.device)] if x.dim() == 2 else x for x in layer])
         return Groups(self.targets[some], own, [self.ids[i] for i in some.tolist()])
 
 
@@ -425,7 +427,9 @@ def squeeze(data: Dataset, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
         if common.rank:
             return
         kept = [common.load_kept(file)["layers"] for file in files]
-        layers = [[torch.cat(parts) for parts in zip(*layer, strict=True)] for layer in zip(*kept, strict=True)]
+        layers = []
+        for layer in zip(*kept, strict=True):
+            layers.append([torch.cat(own) for own in zip(*layer, strict=True)])
         common.save_kept(folder / "statistics.pt", {"layers": layers})
         for file in files:
             file.unlink()
@@ -471,12 +475,10 @@ def teacher_features(teacher: nn.Module, images: Tensor, colours) -> Tensor:
     return torch.cat(taken or logits)
 
 
-def print_similarity(teacher: Teacher, distilled, colours) -> float | None:
+def similarity_of(teacher: Teacher, distilled, colours) -> float | None:
+    """within_class_similarity of a set, by this teacher's features."""
     features = teacher_features(teacher.model, distilled.images, colours)
-    similarity = within_class_similarity(features, distilled.labels)
-    if similarity is not None:
-        print(f"          cosine similarity of the teacher's features within a class: {similarity:.3f}")
-    return similarity
+    return within_class_similarity(features, distilled.labels)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -759,8 +761,7 @@ def main(argv=None) -> dict:
     parser.add_argument("--method", choices=METHODS, default="rded", help="default: rded")
     parser.add_argument("--factor", type=common.at_least(1), help="RDED: an image holds factor x factor crops (1 or 2)")
     args = parser.parse_args(argv)
-    data, arch = common.start(args)
-    teacher_arch = args.teacher_arch or arch
+    data, arch, teacher_arch = common.start(args)
     check_request(args.method, data, args.ipc or 10, args.factor or default_factor(data), teacher_arch)
     teacher = None
     if args.method != "random":

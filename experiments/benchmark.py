@@ -48,6 +48,7 @@ import gift
 import lpqld
 import synthesize
 from common import Dataset, Teacher, UserError
+from experiments import storage
 from synthesize import Distilled
 
 COLOURS = common.COLOURS["cifar"]
@@ -568,7 +569,7 @@ def imagenet(arch, side, width, groups, iterations, device, precision) -> dict:
     found["iteration_s"] = (seconds(lambda: recovered(1 + iterations), device) - once) / iterations
     found["classes_together"] = groups
     found["peak_bytes"] = peak_memory(device)
-    found["formula_label_bytes"] = lpqld.label_bytes(pool.order.numel(), protocol.top_k, size.classes)
+    found["formula_label_bytes"] = storage.label_bytes(pool.order.numel(), protocol.top_k, size.classes)
     for ipc in IMAGENET_IPCS:
         found[f"ipc{ipc}"] = whole_run(found, ipc, size)
     return found

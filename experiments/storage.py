@@ -43,6 +43,14 @@ In brackets: as published. '16 + 16 bits' is what p and k save by themselves (th
 is this repository's file: a seed in place of the boxes, and packed classes (the format)."""
 
 
+def label_bytes(labels: int, k: int, num_classes: int, bits: int | None = None) -> int:
+    """Bytes of `labels` labels: k fp16 logits and k classes of `bits` (ceil(log2 C)); no classes where k = C."""
+    if k == num_classes:
+        return labels * k * 2
+    bits = bits or lpqld.class_bits(num_classes)
+    return labels * k * 2 + bits * -(-labels * k // 8)
+
+
 def sizes_of(setting: Setting) -> dict:
     """Bytes of fp16 labels of every epoch (N * E * C * 2), and of a pool with 16-bit and with packed classes."""
     count = setting.ipc * setting.classes
@@ -50,8 +58,8 @@ def sizes_of(setting: Setting) -> dict:
     labels = batches * setting.batch_size
     return {
         "full": count * EPOCHS * setting.classes * 2,
-        "sixteen_bits": lpqld.label_bytes(labels, setting.top_k, setting.classes, bits=16),
-        "packed": lpqld.label_bytes(labels, setting.top_k, setting.classes),
+        "sixteen_bits": label_bytes(labels, setting.top_k, setting.classes, bits=16),
+        "packed": label_bytes(labels, setting.top_k, setting.classes),
     }
 
 

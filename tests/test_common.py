@@ -936,7 +936,7 @@ def test_precision_and_colours_from_the_command_line(tmp_path, monkeypatch):
 
     def start(*words):
         args = common.common_options("test").parse_args(["--device", "cpu", "--out", str(tmp_path), *words])
-        data, arch = common.start(args)
+        data, arch, _ = common.start(args)
         assert arch == "conv3"
         return data
 

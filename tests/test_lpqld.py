@@ -12,6 +12,7 @@ from helpers import Killed, made_up, truncated
 import common
 import lpqld
 from common import Split, UserError
+from experiments import storage
 
 # --- P: pruning
 
@@ -311,7 +312,7 @@ def test_class_indices_take_ceil_log2_bits(num_classes, bits):
     assert packed.dtype == torch.uint8
     assert packed.shape == (bits, math.ceil(3003 / 8))
     assert torch.equal(lpqld.unpack_classes(packed, (143, 7, 3), num_classes).long(), classes)
-    assert lpqld.label_bytes(3003, 1, num_classes) == 3003 * 2 + packed.numel()
+    assert storage.label_bytes(3003, 1, num_classes) == 3003 * 2 + packed.numel()
 
 
 def test_bit_planes_by_hand():
@@ -323,15 +324,15 @@ def test_bit_planes_by_hand():
 def test_storage_at_the_papers_settings():
     full, labels = 10_000 * 300 * 1000 * 2, 2340 * 128  # ImageNet-1K, IPC 10
     assert full / 2**30 == pytest.approx(5.67, rel=0.02)  # published: 5.67 GB, with the boxes
-    assert full / lpqld.label_bytes(labels, 50, 1000, bits=16) == pytest.approx(100, rel=0.01)  # published: 78
-    assert full / lpqld.label_bytes(labels, 50, 1000) == pytest.approx(123, rel=0.01)
+    assert full / storage.label_bytes(labels, 50, 1000, bits=16) == pytest.approx(100, rel=0.01)  # published: 78
+    assert full / storage.label_bytes(labels, 50, 1000) == pytest.approx(123, rel=0.01)
     full, labels = 104_500 * 300 * 10_450 * 2, 48_975 * 32  # ImageNet-21K, IPC 10
-    assert full / lpqld.label_bytes(labels, 200, 10_450, bits=16) == pytest.approx(520, rel=0.01)  # published: 500
+    assert full / storage.label_bytes(labels, 200, 10_450, bits=16) == pytest.approx(520, rel=0.01)  # published: 500
 
 
 def test_label_bytes_by_hand():
-    assert lpqld.label_bytes(128, 50, 1000) == 128 * 50 * 2 + 128 * 50 * 10 // 8
-    assert lpqld.label_bytes(7, 10, 10) == 7 * 10 * 2  # all logits: no classes needed
+    assert storage.label_bytes(128, 50, 1000) == 128 * 50 * 2 + 128 * 50 * 10 // 8
+    assert storage.label_bytes(7, 10, 10) == 7 * 10 * 2  # all logits: no classes needed
 
 
 # --- the pool
@@ -392,7 +393,7 @@ def test_batches_made_together_are_those_made_one_by_one(tmp_path, monkeypatch):
 def test_the_file_has_the_bytes_of_the_storage_table(tmp_path):
     """ImageNet-1K's C, B and k, with fewer label batches: within 1 %."""
     *_, pool = made(tmp_path / "some", 1000, 1, batch_size=128, epochs=10, prune=0.1, top_k=50)
-    expected = lpqld.label_bytes(63 * 128, 50, 1000)
+    expected = storage.label_bytes(63 * 128, 50, 1000)
     assert expected <= pool.info["bytes"] <= 1.01 * expected
     *_, pool = made(tmp_path / "all", 1000, 1, batch_size=125, epochs=2, prune=0.0, top_k=1000)
     assert pool.info["bytes"] == pytest.approx(1000 * 2 * 1000 * 2, rel=0.01)  # N * E * C * 2

@@ -113,6 +113,25 @@ def test_killed_and_gone_on_with_another_number(by_one, tmp_path):
 
 # --- failures
 
+FULL_DATA_FAIL = """
+train_teacher = common.train_teacher
+def train_conv3_alone(model, *rest):
+    if len(model.layers["conv"]) == 4:
+        raise common.UserError("this one has diverged")
+    train_teacher(model, *rest)
+common.train_teacher = train_conv3_alone
+def main():
+    run(evaluate, "--images random --ipc 1 --epochs 2 --repeats 1 --losses ce --archs conv3 conv4")
+"""
+
+
+def test_a_network_that_learns_nothing_costs_its_hlr_alone(tmp_path):
+    done = torchrun(2, tmp_path, FULL_DATA_FAIL)
+    assert done.returncode == 0, done.stderr
+    assert "no HLR for conv4: this one has diverged" in done.stderr
+    assert (tmp_path / "runs" / "fashion" / "evaluate" / "evaluate.json").exists()
+
+
 FAILURES = {  # what: (lines, words expected)
     "more processes than GPUs": (
         'def main():\n    gift.main(["--device", "cuda", "--out", out])',
