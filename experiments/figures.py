@@ -265,6 +265,9 @@ for optimizer, options in OPTIMIZERS.items():
         CROSS_LINES.append(Figure(f"cross-random-{loss}-{optimizer}", command))
         command = f"gift.py {CIM} --images rded --loss {loss} {options}"
         CROSS_LINES.append(Figure(f"cross-cifar10-{loss}-{optimizer}", command))
+for rate in (1, 10):  # KL's gradients lack the factor T^2 = 400: is its rate all that SGD lacks?
+    command = f"gift.py --images rded --repeats 3 --loss kl --optimizer sgd --lr {rate}"
+    CROSS_LINES.append(Figure(f"cross-kl-sgd{rate}", command))
 
 # 8. CIFAR-100, which torchvision downloads, and ImageNet-1K and -21K
 CIFAR100 = "--dataset cifar100"
