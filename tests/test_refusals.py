@@ -543,6 +543,7 @@ REFUSED = {
     "labels for images not named": ("lpqld --labels {b}/labels.pt", "--images FOLDER"),
     "labels of two sets": ("evaluate --images {b}/good {b}/nine --labels {b}/labels.pt", "one folder as --images"),
     "labels and losses": ("evaluate --images {b}/images --labels {b}/labels.pt --losses kl", "--losses"),
+    "labels and factor": ("evaluate --images {b}/images --labels {b}/labels.pt --view-factor 2", "--view-factor"),
     "labels nowhere": ("lpqld --images {b}/images --labels {b}/nowhere.pt", "nowhere.pt"),
     "labels nowhere, evaluate": ("evaluate --images {b}/good --labels {b}/nowhere.pt", "nowhere.pt"),
     "labels: a FIFO": ("lpqld --images {b}/images --labels {b}/fifo.pt", "no file"),
