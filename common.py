@@ -286,6 +286,18 @@ DATASETS = {
     ),
 }  # fmt: skip
 FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
+OFFICIAL_CLASSES = {  # in the order of the labels, as the data sets' authors number them
+    "cifar10": "airplane automobile bird cat deer dog frog horse ship truck".split(),
+    "cifar100": """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+    """.split(),
+}
 RESIDENT_BYTES = 8 << 30  # a split up to this size is kept on the device; ImageNet-1K's training images are read
 SAMPLED_FILES = 256  # whose bytes are part of a data set's fingerprint
 
@@ -554,6 +566,11 @@ def load_dataset(
             classes = FASHION_CLASSES
             train = read_sheets("train", 500, device)
             test = read_sheets("test", 200, device)
+        elif name in OFFICIAL_CLASSES and (data_root / name / "train").is_dir():
+            classes, *splits = read_folders(data_root / name)
+            if classes != OFFICIAL_CLASSES[name]:
+                raise UserError(f"{data_root / name} does not hold the classes of {name}, by their official names")
+            train, test = [Split(labels, device, paths=paths, side=32) for paths, labels in splits]
         else:
             classes, train, test = read_torchvision(name, data_root, device)
     else:
