@@ -1,7 +1,16 @@
-"""What the scripts share: augmentation seeds, views, networks, data sets, teachers, stages, options.
+"""What the scripts share: augmentation seeds, views, networks, data sets, teachers, training, kept files, options.
 
-A helper stands here when two scripts need it and no paper is about it; what a paper is about stands in its own script.
-Seeds and views come first: they need torch and numpy alone and can be lifted out, and so can ConvNet.
+A helper stands here when two scripts need it and no paper is about it. What a paper is about stands in its own script.
+Seeds, views and ConvNet come first. They need only torch and numpy, so you can copy them into another project.
+
+How a run keeps its work, in four functions:
+
+    folder = stage_folder(data, "teacher-conv3", settings)        # the folder's name ends in a hash of the settings
+    content = cached(folder / "teacher.pt", make)                 # read the file; if it is missing, make it first
+    make_all({path: make, ...})                                   # make the missing files; several processes share them
+    for epoch in resumable(progress, epochs, title, log, ...):    # a loop that a killed run takes up again
+
+`make` is a function of one argument, the path of a progress file, and returns the content of the file as a dict.
 """
 
 import argparse
@@ -10,18 +19,19 @@ import hashlib
 import json
 import math
 import os
+import pathlib
 import platform
 import re
 import secrets
 import shlex
-import shutil
 import socket
 import statistics
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import datetime, timedelta, timezone
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -37,34 +47,34 @@ from torchvision.transforms import functional as pil_transforms
 from tqdm import tqdm
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Augmentation seeds: a view is a pure function of its seed
+# Augmentation seeds: a view is a function of its seed and of nothing else
 
 
 def random_stream(*seed: int) -> np.random.RandomState:
-    """A stream of draws named by whole numbers, such as (run's seed, purpose, epoch, step).
+    """A random generator for these whole numbers, for example (run's seed, purpose, epoch, step).
 
-    RandomState's streams are frozen for good (NEP 19), so a seed means the same view on every device and torch release;
-    torch.Generator promises that for one release only.
+    numpy guarantees RandomState's numbers for good (NEP 19): a seed means the same view on every device and with every
+    version of torch. torch.Generator guarantees that for one version only.
     """
     return np.random.RandomState(seed)
 
 
 def shuffled(count: int, *seed: int) -> Tensor:
-    """0 ... count - 1 in the order that the seed names, int64 [count]."""
+    """The numbers 0 ... count - 1 in random order, int64 [count]."""
     return torch.from_numpy(random_stream(*seed).permutation(count))
 
 
-# Purposes: they follow the run's seed, so that no two uses share a stream.
+# Purposes. They follow the run's seed, so that no two uses get the same random numbers.
 TEACHER, ORDER, VIEW, CHOICE, CROPS, NOISE, TILES, WEIGHTS, LABELS = range(9)
 
 
 def seed_torch(*seed: int):
-    """Seed torch's own generator, for fresh weights and for dropout. A student must not begin as its teacher did."""
+    """Seed torch's own generator, which draws initial weights and dropout."""
     torch.manual_seed(int(random_stream(*seed).randint(2**31 - 1)))
 
 
 def send(tensor: Tensor, device) -> Tensor:
-    """A small host tensor to the device without stopping it."""
+    """Copy a small CPU tensor to the device without waiting for the GPU."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -75,10 +85,10 @@ def send(tensor: Tensor, device) -> Tensor:
 
 
 def crop_boxes(u: np.ndarray, height, width, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)) -> np.ndarray:
-    """Random resized crops: uniforms [..., 10, 4] -> boxes [..., 4] (top, left, height, width) in whole pixels.
+    """Boxes of random resized crops: uniforms [..., 10, 4] -> [..., 4] (top, left, height, width) in whole pixels.
 
-    As torchvision's RandomResizedCrop draws them: area uniform in `scale`, log aspect ratio uniform, the first of ten
-    tries that fits; if none does, the largest central box within `ratio`.
+    They are drawn as in torchvision's RandomResizedCrop: the area is uniform in `scale`, the logarithm of the aspect
+    ratio is uniform, and the first of ten tries that fits is taken. If none fits, it is the largest central box.
     """
     area = height * width * (scale[0] + (scale[1] - scale[0]) * u[..., 0])
     aspect = np.exp(np.log(ratio[0]) + (np.log(ratio[1]) - np.log(ratio[0])) * u[..., 1])
@@ -96,9 +106,9 @@ def crop_boxes(u: np.ndarray, height, width, scale=(0.08, 1.0), ratio=(3 / 4, 4 
 
 
 def crop_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """Rows [N, size, side] that resample `length` pixels from `start` to `size`: bilinear, antialiased if it shrinks.
+    """Weights [N, size, side] that resize the pixels start ... start + length of a row of `side` pixels to `size`.
 
-    A crop that reaches outside the image finds zeros there.
+    Bilinear, antialiased where the row shrinks. Pixels outside the image count as zeros.
     """
     shrink = (length / size)[:, None, None]
     centre = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * shrink
@@ -109,11 +119,11 @@ def crop_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
 
 
 def resized_crop(images: Tensor, boxes: Tensor, size: int, flip=None, roll=None) -> Tensor:
-    """Crop boxes [N, 4] (top, left, height, width) of float images [N, C, H, W], resized to [N, C, size, size].
+    """Cut boxes [N, 4] (top, left, height, width) out of float images [N, C, H, W]; resize to [N, C, size, size].
 
-    Then mirrored where flip [N] is true, and rolled by roll [N, 2] pixels down and right. All of it is linear and acts
-    on rows and columns apart, so a view is rows @ image @ columns': a batched product, differentiable, on any device.
-    The resize is that of torchvision's resized_crop(antialias=True).
+    Then mirror the images where flip [N] is true, and roll them by roll [N, 2] pixels down and right. The result equals
+    torchvision's resized_crop(antialias=True). All of it is linear and treats rows and columns separately, so a view is
+    rows @ image @ columns': a batched matrix product, differentiable, on any device.
     """
     boxes = boxes.to(torch.float32)
     rows = crop_weights(boxes[:, 0], boxes[:, 2], images.shape[-2], size)
@@ -129,25 +139,25 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int, flip=None, roll=None)
 
 @lru_cache
 def colour_tensors(colours, device):
-    """Mean and standard deviation of the colours, each [1, 3, 1, 1]; kept, as copying them costs a GPU a stop."""
+    """Mean and standard deviation of the colours, each [1, 3, 1, 1]. Cached: each copy would make a GPU wait."""
     return [torch.tensor(values, device=device).view(1, 3, 1, 1) for values in colours]
 
 
 def normalize(images: Tensor, colours, memory_format=torch.channels_last) -> Tensor:
-    """uint8 images, or floats in [0, 1], [B, 3, S, S] -> float32 in units of the data set's colours."""
+    """(image - mean) / standard deviation, as float32, of images [B, 3, S, S]: uint8, or floats in [0, 1]."""
     mean, std = colour_tensors(colours, images.device)
     x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     return ((x - mean) / std).contiguous(memory_format=memory_format)
 
 
-VIEW_PIXELS = {"cpu": 10**5, "cuda": 4 * 10**6}  # on a CPU what its cache holds
+VIEW_PIXELS = {"cpu": 10**5, "cuda": 4 * 10**6}  # on a CPU: as many as its cache holds
 
 
 def steps_together(steps, images_per_step, side, device):
-    """Lists of consecutive steps whose views are made at once: those of VIEW_PIXELS pixels.
+    """Split steps into lists of consecutive steps. The views of one list are made in one go, for speed.
 
-    A view is a function of its draws alone, so this changes no view; but at small sizes the launches of a view's forty
-    operations would take a GPU as long as the networks do.
+    A view depends on its seed alone, so this changes no view. Making views step by step would launch forty small
+    operations for each step, and at small sizes those cost a GPU as much as the networks do.
     """
     at_once = max(1, VIEW_PIXELS.get(device.type, 10**6) // (images_per_step * side**2))
     steps = list(steps)
@@ -155,8 +165,10 @@ def steps_together(steps, images_per_step, side, device):
 
 
 def split_batches(order: Tensor, batch_size: int) -> list[Tensor]:
-    """The last partial batch is kept, as GIFT's release does; a last single image joins the one before (ours:
-    BatchNorm on 1 x 1 maps refuses it)."""
+    """Batches of the image numbers `order` [N]. The last, smaller batch is kept, as in GIFT's released code.
+
+    Ours: a last batch of one image joins the batch before it, as BatchNorm cannot train on a single 1 x 1 map.
+    """
     batches = list(order.split(batch_size))
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
@@ -192,11 +204,11 @@ def is_convnet(arch) -> bool:
 
 
 def build_model(arch: str, num_classes: int, image_size: int, width: int = 128) -> nn.Module:
-    """A network with fresh weights, in channels_last, for [B, 3, image_size, image_size] -> logits [B, num_classes].
+    """A network with fresh weights, in channels_last: images [B, 3, image_size, image_size] -> logits [B, num_classes].
 
-    conv3 ... conv6 (`width` channels); <torchvision ResNet>_modified, with a 3x3 stride-1 stem and no max-pool (32 and
-    64 px); or any torchvision classification model by name. UserError where there is no such model, or where it cannot
-    take that side.
+    arch: conv3 ... conv6 with `width` channels; <torchvision ResNet>_modified, with a 3x3 stride-1 first layer and no
+    max-pool, for 32 and 64 px; or the name of any torchvision classification model.
+    UserError if there is no such network, or if it cannot take images of that side.
     """
     if is_convnet(arch):
         depth = int(arch[-1])
@@ -229,6 +241,7 @@ def build_torchvision_model(arch: str, num_classes: int, image_size: int) -> nn.
 
 @torch.no_grad()
 def try_side(model: nn.Module, image_size: int):
+    """Raise the network's own error if it cannot take images of this side."""
     model.eval()(torch.zeros(1, 3, image_size, image_size))
 
 
@@ -236,7 +249,7 @@ def try_side(model: nn.Module, image_size: int):
 # Data sets
 
 COLOURS = {  # mean and standard deviation of red, green, blue
-    # GIFT's code, also for Tiny-ImageNet; RDED's, on every set
+    # GIFT's code, also for Tiny-ImageNet; RDED's code, for every data set
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     # SRe2L's and LPLD's code for Tiny-ImageNet
     "tiny": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
@@ -250,27 +263,28 @@ COLOURS = {  # mean and standard deviation of red, green, blue
 
 
 class Preset(NamedTuple):
-    """What a data set implies unless told otherwise."""
+    """The settings that follow from a data set, unless an option says otherwise."""
 
-    conv_side: int  # side of the images in pixels for ConvNets
+    conv_side: int  # side of the images in pixels, for ConvNets
     side: int  # ... and for all other networks
     arch: str
     colours: str
     teacher_epochs: int
-    fit: str  # how a test image of another side is brought to ours, see Split.test_view
-    folders: tuple  # names that it may have under --data-root; none where there is nothing to look for
-    source: str
+    fit: str  # how an image of another side is brought to ours, see Split.at_side
+    folders: tuple  # names that its folder may have under --data-root
+    source: str  # where to get it
 
 
 IMAGENET = "class folders of https://image-net.org"
-FASTAI = "https://github.com/fastai/imagenette"  # splits val/ anew: published teachers have seen most of it
+FASTAI = "https://github.com/fastai/imagenette"  # it splits val/ anew: published teachers have seen most of it
 TINY = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MIIL = "https://github.com/Alibaba-MIIL/ImageNet21K (-P, as train/ and val/)"
+DOWNLOADED = "torchvision downloads it"
 DATASETS = {
-    "fashion": Preset(32, 32, "conv3", "fashion", 12, "cut", (), "it lies in this repository, in data/fashion"),
-    "fashionmnist": Preset(32, 32, "conv3", "fashion", 20, "cut", (), "torchvision downloads it"),
-    "cifar10": Preset(32, 32, "conv3", "cifar", 60, "cut", (), "torchvision downloads it"),
-    "cifar100": Preset(32, 32, "conv3", "cifar", 60, "cut", (), "torchvision downloads it"),
+    "fashion": Preset(32, 32, "conv3", "fashion", 12, "pad", (), "part of this repository, in data/fashion"),
+    "fashionmnist": Preset(32, 32, "conv3", "fashion", 20, "pad", ("fashionmnist",), DOWNLOADED),
+    "cifar10": Preset(32, 32, "conv3", "cifar", 60, "cut", ("cifar10",), DOWNLOADED),
+    "cifar100": Preset(32, 32, "conv3", "cifar", 60, "cut", ("cifar100",), DOWNLOADED),
     "tinyimagenet": Preset(64, 64, "conv4", "imagenet", 60, "cut", ("tiny-imagenet-200", "tinyimagenet"), TINY),
     "imagenette": Preset(
         128, 224, "resnet18", "imagenet", 100, "margin", ("imagenette2", "imagenette", "imagenette2-320"), FASTAI
@@ -285,25 +299,32 @@ DATASETS = {
         224, 224, "resnet18", "none", 80, "squeeze", ("imagenet-21k", "imagenet21k_resized"), MIIL
     ),
 }  # fmt: skip
-FASHION_CLASSES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
-OFFICIAL_CLASSES = {  # in the order of the labels, as the data sets' authors number them
-    "cifar10": "airplane automobile bird cat deer dog frog horse ship truck".split(),
-    "cifar100": """
-    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
-    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
-    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
-    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
-    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
-    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
-    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
-    """.split(),
-}
-RESIDENT_BYTES = 8 << 30  # a split up to this size is kept on the device; ImageNet-1K's training images are read
-SAMPLED_FILES = 256  # whose bytes are part of a data set's fingerprint
+FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+CIFAR100 = """
+apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
+caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
+forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
+mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
+possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
+sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
+willow_tree wolf woman worm
+"""
+# In the order in which the authors of the data sets number them.
+OFFICIAL_CLASSES = {"fashionmnist": FASHION, "cifar10": CIFAR10, "cifar100": CIFAR100.split()}
+RESIDENT_BYTES = 8 << 30  # a split of up to this size stays on the device; ImageNet-1K's training images do not
+SAMPLED_FILES = 256  # of a larger split, the fingerprint holds the bytes of this many files
+IMAGE_FILES = torchvision.datasets.folder.IMG_EXTENSIONS
+
+
+def is_image(path) -> bool:
+    """By its name. macOS leaves files like ._7.png beside 7.png, which are none."""
+    path = Path(path)
+    return path.suffix.lower() in IMAGE_FILES and not path.name.startswith(".")
 
 
 def read_image(path) -> Image.Image:
-    """An image file of 8 bits a channel, in red, green and blue."""
+    """An image file of 8 bits a channel, as red, green and blue."""
     with reading("image", path), Image.open(path) as image:
         if image.mode[0] in "IF":
             raise UserError(f"image {path} has 16 or 32 bits a pixel ({image.mode}): convert it to 8 bits a channel")
@@ -315,7 +336,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def read_ahead(read, items):
-    """(item, read(item)) for each item; while one is in use the next is read, in a thread."""
+    """Yield (item, read(item)). While you use one, a thread reads the next."""
     items = list(items)
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(read, items[0]) if items else None
@@ -332,19 +353,21 @@ def hash_of_file(path) -> str:
 
 
 class Split:
-    """The images of one split as uint8 [N, 3, S, S] and their labels [N], on the device or read from disk as needed.
+    """One split of a data set: uint8 images [N, 3, S, S] and labels int64 [N].
 
-    Either `pixels` [N, 3, S, S] are given, or `paths` of image files and the `side` to bring them to.
+    Give either `pixels` [N, 3, S, S], or `paths` of image files and the `side` to bring them to.
+    A split of up to RESIDENT_BYTES stays on the device. A larger one is read from disk, batch by batch.
     """
 
-    def __init__(self, labels, device, pixels=None, paths=None, side=None, fit="cut", stored=None):
+    def __init__(self, labels, device, pixels=None, paths=None, side=None, fit="cut", stored=None, cache=None):
         self.labels = torch.as_tensor(labels, dtype=torch.int64, device=device)
         self.device = device
         self.pixels = pixels
         self.paths = paths
         self.side = side
         self.fit = fit
-        self.stored = stored  # bytes of a set of pixels as it is published
+        self.stored = stored  # bytes of the data set as it is published, for a split of pixels
+        self.cache = cache  # a folder for the decoded images of a resident split
         self.resident = paths is None or len(paths) * 3 * side**2 <= RESIDENT_BYTES
 
     def __len__(self):
@@ -354,67 +377,86 @@ class Split:
         """An image as it is stored, uint8 [3, H, W]."""
         return self.pixels[index] if self.paths is None else to_tensor(read_image(self.paths[index]))
 
-    def test_view(self, index) -> Tensor:
-        """The image at the side in use. One of another side is resized by its shorter side, and its centre is cut out:
+    def at_side(self, index) -> Tensor:
+        """The image at the side in use, uint8 [3, S, S]. If its own side differs, `fit` says what happens:
 
-        cut: to the side itself; margin: first a little larger, 256 -> 224, 146 -> 128, 73 -> 64 (GIFT's code for
-        ImageNet and its subsets); squeeze: to a square, whatever its ratio (LPQLD's code for ImageNet-21K).
+        cut: resize the shorter side to S, and cut out the centre;
+        margin: the same, but first a little larger: 256 -> 224, 146 -> 128, 73 -> 64 (GIFT's code for ImageNet);
+        squeeze: resize to a square, whatever the ratio (LPQLD's code for ImageNet-21K);
+        pad: add black pixels on all sides (28 -> 32, Fashion-MNIST).
         """
         image = read_image(self.paths[index])
-        if image.size != (self.side, self.side):
-            first = {"margin": int(self.side * 8 / 7), "cut": self.side, "squeeze": (self.side, self.side)}[self.fit]
-            image = pil_transforms.center_crop(pil_transforms.resize(image, first), self.side)
+        with refused(f"image {self.paths[index]} cannot be brought to {self.side} px"):
+            if self.fit == "pad":
+                image = pil_transforms.pad(image, (self.side - min(image.size)) // 2)
+            if image.size != (self.side, self.side):
+                first = {"margin": int(self.side * 8 / 7), "squeeze": (self.side, self.side)}.get(self.fit, self.side)
+                image = pil_transforms.center_crop(pil_transforms.resize(image, first), self.side)
         return to_tensor(image)
 
     def decode(self, indices, title=None) -> Tensor:
+        """Read these images from disk, uint8 [n, 3, S, S] on the CPU."""
         images = torch.empty(len(indices), 3, self.side, self.side, dtype=torch.uint8)
         with ThreadPoolExecutor(cores()) as pool:
-            views = pool.map(self.test_view, indices)
+            views = pool.map(self.at_side, indices)
             views = progress_bar(views, title, len(indices)) if title else views
             for image, view in zip(images, views, strict=True):
                 image.copy_(view)
-        return images.to(self.device)
+        return images
+
+    @cached_property
+    def decoded(self) -> dict:
+        """All images of a resident split {"images", "hash"}. Files are decoded once, and the pixels kept on disk.
+
+        They are found again by the names, sizes and times of the files.
+        """
+
+        def make():
+            images = self.pixels if self.paths is None else self.decode(range(len(self)), "reading images")
+            return {"images": images, "hash": digest(images)}
+
+        if self.paths is None or self.cache is None:
+            return make()
+        files = [(path, os.path.getsize(path), os.stat(path).st_mtime_ns) for path in self.paths]
+        kept = self.cache / f"images-{digest([self.side, self.fit, files])}.pt"
+        if not kept.exists():
+            save(kept, make())
+        return load(kept)
 
     @cached_property
     def images(self) -> Tensor:
-        if self.paths is None:
-            return self.pixels.to(self.device)
-        return self.decode(range(len(self)), "reading images")
-
-    def read(self):
-        """Read the images now, if they are to be kept: a damaged one is found before any work."""
-        return self.images if self.resident else None
+        """All images of a resident split, on the device."""
+        return self.decoded["images"].to(self.device)
 
     def load(self, indices: Tensor) -> Tensor:
-        return self.images[indices.to(self.device)] if self.resident else self.decode(indices.tolist())
+        """These images, on the device."""
+        if self.resident:
+            return self.images[indices.to(self.device)]
+        return self.decode(indices.tolist()).to(self.device)
 
     def load_each(self, parts):
-        """(indices, images) of each part; from disk, the next is read during this one."""
+        """Yield (indices, images) of each part. From disk, the next part is read while you use this one."""
         if self.resident:
             return ((part, self.load(part)) for part in parts)
         return read_ahead(self.load, parts)
 
-    def pick(self, indices: Tensor) -> Tensor:
-        """A few images, without reading the whole split."""
-        return self.load(indices) if self.paths is None else self.decode(indices.tolist())
-
     def batches(self, size, indices=None):
-        """(uint8 [B, 3, S, S], labels [B]) of all images, or of these, in order."""
+        """Yield (uint8 images [B, 3, S, S], labels [B]) in order: of all images, or of these."""
         indices = torch.arange(len(self)) if indices is None else indices
         for part, images in self.load_each(indices.split(size)):
             yield images, self.labels[part.to(self.device)]
 
     @cached_property
     def stored_bytes(self) -> int:
-        """Bytes of the images as the data set is published: its files, or its bare arrays."""
+        """Bytes of the images as the data set is published: its files, or its arrays."""
         return self.stored if self.paths is None else sum(map(os.path.getsize, self.paths))
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of every pixel and label of a set of arrays; of the names, sizes and labels of a set of files, and of the
-        bytes of some, evenly spread."""
-        if self.paths is None:
-            return digest({"images": self.pixels, "labels": self.labels})
+        """A hash of all pixels and labels. For a split that is read from disk: of its labels, of the names and sizes
+        of its files, and of the bytes of SAMPLED_FILES of them."""
+        if self.resident:
+            return digest([self.decoded["hash"], self.labels.tolist()])
         names = [(Path(p).parent.name, Path(p).name, os.path.getsize(p)) for p in self.paths]
         sampled = self.paths[:: -(-len(self.paths) // SAMPLED_FILES)]
         return digest([self.side, self.fit, self.labels.tolist(), names, [hash_of_file(p) for p in sampled]])
@@ -430,7 +472,7 @@ class Dataset(NamedTuple):
     teacher_epochs: int
     train: Split
     test: Split
-    runs: Path  # its finished stages lie here
+    runs: Path  # the folder of everything that a run keeps
 
     @property
     def num_classes(self):
@@ -441,13 +483,13 @@ class Dataset(NamedTuple):
         return self.test.device
 
     def describe(self) -> dict:
-        """What a stage that rests on this data set records of it."""
+        """What every stage records of the data set that it was made from."""
         prints = {"train": self.train.fingerprint, "test": self.test.fingerprint}
         return {"dataset": self.name, "image_size": self.image_size, "colours": self.colours, "fingerprint": prints}
 
 
 def read_sheets(split, count, device) -> Split:
-    """The embedded data set: contact sheets, one per class, cut into 28 x 28 tiles and padded to [N, 3, 32, 32]."""
+    """The embedded data set: one sheet of 28 x 28 tiles for each class, cut and padded to [N, 3, 32, 32]."""
     paths = [Path(__file__).parent / "data" / "fashion" / f"{split}-{label}.png" for label in range(10)]
     tiles = []
     for path in paths:
@@ -460,52 +502,72 @@ def read_sheets(split, count, device) -> Split:
     return Split(labels, device, pixels=pixels, stored=sum(map(os.path.getsize, paths)))
 
 
-def read_torchvision(name, data_root, device) -> tuple[list, Split, Split]:
-    """A set that torchvision downloads, on first use, and checks: class names and two splits."""
+def read_torchvision(name, data_root, device) -> list[Split]:
+    """The two splits of a data set that torchvision downloads on first use, and checks."""
     kind = {"fashionmnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name]
+    folder = data_root / name
+    place = f"put its images into {folder}/train/<class>/ and {folder}/test/<class>/"
     splits = []
     for train in (True, False):
-        with refused(missing(name, data_root)):
+        with refused(
+            f"{name} is not in {data_root}, and torchvision could not download it; without a network, {place}"
+        ):
             part = getattr(torchvision.datasets, kind)(data_root, train=train, download=True)
-            pixels = torch.as_tensor(part.data)
-            labels = torch.as_tensor(part.targets)
-            if not 0 < len(pixels) == len(labels) or labels.max() >= len(part.classes):
-                raise UserError(f"{data_root}: {name} has {len(pixels)} images and {len(labels)} labels")
-            if name == "fashionmnist":
-                pixels = F.pad(pixels, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1)
-                stored = len(labels) * 28 * 28
-            else:
-                pixels = pixels.permute(0, 3, 1, 2).contiguous()
-                stored = len(labels) * 32 * 32 * 3
+        pixels = torch.as_tensor(part.data)
+        labels = torch.as_tensor(part.targets)
+        side = 28 if name == "fashionmnist" else 32
+        if not 0 < len(pixels) == len(labels) or labels.max() >= len(part.classes) or pixels.shape[1:3] != (side, side):
+            found = f"images {list(pixels.shape)}, {len(labels)} labels"
+            raise UserError(f"the files of {name} in {data_root} are not the published ones: {found}")
+        stored = pixels.numel()
+        if name == "fashionmnist":
+            pixels = F.pad(pixels, (2, 2, 2, 2))[:, None].repeat(1, 3, 1, 1)
+        else:
+            pixels = pixels.permute(0, 3, 1, 2).contiguous()
         splits.append(Split(labels, device, pixels=pixels, stored=stored))
-    return list(part.classes), *splits
+    return splits
 
 
-def missing(name, *looked_for):
-    where = f"looked in {', '.join(map(str, looked_for))}; get it: {DATASETS[name].source}"
-    return f"data set {name} not found: {where}; --dataset fashion needs nothing"
+HELD_OUT = ("val", "test", "validation")  # names of the folder with the test images
+
+
+def has_splits(folder: Path) -> bool:
+    return (folder / "train").is_dir() and any((folder / name).is_dir() for name in HELD_OUT)
 
 
 def find_folders(name, data_root) -> Path:
-    """The directory with train/ and val/ or test/ that `name` means."""
+    """The directory with train/ and val/ (or test/) that `name` means."""
     preset = DATASETS.get(name)
     places = [data_root / folder for folder in preset.folders] if preset else [path_of(name)]
     for place in places:
-        if (place / "train").is_dir() and ((place / "val").is_dir() or (place / "test").is_dir()):
+        if has_splits(place):
             return place
-    if name == "imagenette":
-        with refused(missing(name, *places)):
-            torchvision.datasets.Imagenette(data_root, download=not places[0].exists())
-            return places[0]
     if preset:
-        raise UserError(missing(name, *places))
+        looked_for = ", ".join(map(str, places))
+        words = f"data set {name} not found: looked for {looked_for}; get it from {preset.source}"
+        if name == "imagenette":
+            with refused(words):
+                torchvision.datasets.Imagenette(data_root, download=not places[0].exists())
+                return places[0]
+        raise UserError(f"{words}; --dataset fashion needs no files")
     if places[0].is_dir():
         raise UserError(f"--dataset {name}: it needs the folders train/ and val/ (or test/), with a folder per class")
     raise UserError(f"--dataset {name} is neither a directory nor one of {', '.join(DATASETS)}")
 
 
+class ClassFolders(torchvision.datasets.ImageFolder):
+    """torchvision's ImageFolder, without the folders that programs leave behind (.ipynb_checkpoints, __MACOSX)."""
+
+    def __init__(self, folder):
+        super().__init__(folder, is_valid_file=is_image)
+
+    def find_classes(self, folder):
+        names = [name for name in super().find_classes(folder)[0] if not name.startswith((".", "__"))]
+        return names, {name: label for label, name in enumerate(names)}
+
+
 def read_class_folders(folder: Path) -> tuple[list, list, list]:
-    """(class names, file paths, labels) of a folder of class folders; of Tiny-ImageNet's val/ by its annotations."""
+    """(class names, file paths, labels) of a folder of class folders, or of Tiny-ImageNet's val/ with annotations."""
     annotations = folder / "val_annotations.txt"
     if annotations.exists():
         with reading("annotations", annotations):
@@ -516,30 +578,51 @@ def read_class_folders(folder: Path) -> tuple[list, list, list]:
         paths = [str(folder / "images" / row[0]) for row in rows]
         return classes, paths, [classes.index(row[1]) for row in rows]
     with refused(f"{folder} cannot be read as class folders with images"):
-        found = torchvision.datasets.ImageFolder(folder)
+        found = ClassFolders(folder)
     paths = [path for path, _ in found.samples]
+    check_links({os.path.dirname(path) for path in paths})
+    return found.classes, paths, found.targets
+
+
+def check_links(folders):
+    """UserError if two of these are the same folder, by a link: its images would count twice."""
     reached = {}
-    for place in {os.path.dirname(path) for path in paths}:
+    for place in sorted(folders):
         other = reached.setdefault(os.path.realpath(place), place)
         if other != place:
             raise UserError(f"{place} and {other} are the same folder: a link leads back, its images would count twice")
-    return found.classes, paths, found.targets
 
 
 def read_folders(root: Path) -> tuple[list, tuple, tuple]:
     """Class names, and (file paths, labels) of train/ and of val/ or test/."""
-    held_out = root / ("val" if (root / "val").is_dir() else "test")
+    held_out = next(root / name for name in HELD_OUT if (root / name).is_dir())
     test_classes, test_paths, test_labels = read_class_folders(held_out)
     classes, paths, labels = read_class_folders(root / "train")
     if classes != test_classes:
         odd = sorted(set(classes) ^ set(test_classes))[0]
         counts = (len(classes), len(test_classes))
         raise UserError(f"{root}: train/ and {held_out.name}/ have {counts} classes; {odd} is in one only")
+    check_links(os.path.dirname(path) for path in (paths[0], test_paths[0]))
     return classes, (paths, labels), (test_paths, test_labels)
 
 
+def letters(text) -> str:
+    """Lower-case letters and digits alone: T-shirt/top and t_shirt_top are one name."""
+    return re.sub(r"[^a-z0-9]", "", str(text).lower())
+
+
+def official_labels(name: str, root: Path, classes: list, labels: list) -> list:
+    """Labels by the official order of the classes; the folders may be sorted otherwise."""
+    official = [letters(one) for one in OFFICIAL_CLASSES[name]]
+    found = [letters(one) for one in classes]
+    if sorted(found) != sorted(official):
+        odd = sorted(set(classes) - {c for c in classes if letters(c) in official}) or ["too few"]
+        raise UserError(f"{root} does not hold the {len(official)} classes of {name} ({odd[0]})")
+    return [official.index(found[label]) for label in labels]
+
+
 def preset_of_directory(first_image, arch, image_size) -> Preset:
-    """For a directory of one's own: small images keep their side, and the network follows from it."""
+    """For a directory of one's own. Small images keep their side; larger ones become 128 or 224 px."""
     side = image_size or min(read_image(first_image).size)
     if not image_size and side > 128:
         side = 128 if is_convnet(arch) else 224
@@ -555,38 +638,38 @@ def preset_of_directory(first_image, arch, image_size) -> Preset:
 def load_dataset(
     name: str, device, arch=None, image_size=None, width=None, colours=None, data_root=Path("data"), out=Path("runs")
 ) -> Dataset:
-    """The data set of that name; its side, colours and default network follow from it unless they are given."""
+    """Load a data set by its name, or a directory. Its side, colours and network follow from it, unless given."""
     preset = DATASETS.get(name)
     known_as = name
-    if preset and not preset.folders:
-        side = preset.side
-        if image_size not in (None, side):
-            raise UserError(f"{name} has images of {side} px: --image-size {image_size} does not go with it")
-        if name == "fashion":
-            classes = FASHION_CLASSES
-            train = read_sheets("train", 500, device)
-            test = read_sheets("test", 200, device)
-        elif name in OFFICIAL_CLASSES and (data_root / name / "train").is_dir():
-            classes, *splits = read_folders(data_root / name)
-            if classes != OFFICIAL_CLASSES[name]:
-                raise UserError(f"{data_root / name} does not hold the classes of {name}, by their official names")
-            train, test = [Split(labels, device, paths=paths, side=32) for paths, labels in splits]
-        else:
-            classes, train, test = read_torchvision(name, data_root, device)
+    side = image_size or (preset and (preset.conv_side if is_convnet(arch) else preset.side))
+    if name in ("fashion", *OFFICIAL_CLASSES) and side != preset.side:
+        raise UserError(f"{name} has images of {preset.side} px: --image-size {image_size} does not go with it")
+    if name == "fashion":
+        classes = FASHION
+        train = read_sheets("train", 500, device)
+        test = read_sheets("test", 200, device)
+    elif name in OFFICIAL_CLASSES and not has_splits(data_root / name):
+        classes = OFFICIAL_CLASSES[name]
+        train, test = read_torchvision(name, data_root, device)
     else:
         root = find_folders(name, data_root)
         check_writable(out, root)
-        classes, (paths, labels), (test_paths, test_labels) = read_folders(root)
+        classes, *splits = read_folders(root)
+        if name in OFFICIAL_CLASSES:
+            splits = [(paths, official_labels(name, root, classes, labels)) for paths, labels in splits]
+            classes = OFFICIAL_CLASSES[name]
         if not preset:
-            preset = preset_of_directory(paths[0], arch, image_size)
+            preset = preset_of_directory(splits[0][0][0], arch, image_size)
+            side = preset.side
             known_as = os.path.basename(os.path.realpath(root))
-            if known_as in DATASETS:  # a folder called cifar10 need not be CIFAR-10
+            if known_as in DATASETS:  # a directory that is called cifar10 need not be CIFAR-10
                 known_as += "-folder"
-        side = image_size or (preset.conv_side if is_convnet(arch) else preset.side)
-        train = Split(labels, device, paths=paths, side=side, fit=preset.fit)
-        test = Split(test_labels, device, paths=test_paths, side=side, fit=preset.fit)
+        more = {"side": side, "fit": preset.fit, "cache": out / known_as}
+        train, test = [Split(labels, device, paths=paths, **more) for paths, labels in splits]
     if len(classes) < 2:
         raise UserError(f"{known_as} has {len(classes)} class: at least two are needed")
+    if len(train) == len(test) and train.fingerprint == test.fingerprint:
+        raise UserError(f"{known_as}: the training and the test images are the same")
     width = width or (64 if name == "fashion" else 128)
     counts = f"{len(train):,} training and {len(test):,} test images"
     print(f"data:     {known_as}: {counts}, {len(classes)} classes, {side} px")
@@ -602,9 +685,9 @@ def load_dataset(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, split: Split, colours, batch_size=200, enlarge=None) -> tuple[float, float]:
-    """Top-1 and top-5 in percent on every image of a split (top-C where there are fewer than five classes), in fp32.
+    """Top-1 and top-5 in percent on all images of a split, in fp32 (top-C if there are fewer than five classes).
 
-    enlarge: images are first resized to this side, and their centre is cut out.
+    enlarge: resize the images to this side first, and cut out their centre.
     """
     model.eval()
     hits = torch.zeros(2, device=split.device)
@@ -615,7 +698,7 @@ def accuracy(model: nn.Module, split: Split, colours, batch_size=200, enlarge=No
             x = pil_transforms.center_crop(larger, x.shape[-1]).contiguous(memory_format=torch.channels_last)
         logits = model(x)
         ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        ranked &= logits.isfinite().all(1, keepdim=True)  # a network that has diverged is right about nothing
+        ranked &= logits.isfinite().all(1, keepdim=True)  # a network that has diverged gets no image right
         hits += torch.stack([ranked[:, 0].sum(), ranked.sum()])
     top1, top5 = (100 * hits / len(split)).tolist()
     return top1, top5
@@ -639,21 +722,21 @@ PUBLISHED_TEACHERS = {
     ("imagenet-100", "conv6"): 72.82,
     ("imagenet-1k", "conv4"): 43.6,
 }
-# Ours: SGD with Nesterov momentum, learning rate up over the first fifth of the steps and down to 0, both linearly.
-# Batches of 128, of 64 below 10,000 images.
+# Ours: SGD with Nesterov momentum. The learning rate rises over the first fifth of the steps and then falls to 0, both
+# linearly. Batches of 128, or of 64 below 10,000 images.
 TEACHER_RECIPE = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": (64, 128), "warmup": 0.2}
 
-WRONG_ORDER = "the likely cause is a class order other than the data set's (sorted class folders)"
-TOO_SHORT = "the likely cause is too short a training (--teacher-epochs)"
+WRONG_ORDER = "likely it has another class order (here: sorted class folders) or other colours (--colours)"
+TOO_SHORT = "likely it was trained too briefly (--teacher-epochs)"
 
 
 class Teacher(NamedTuple):
     model: nn.Module  # in eval mode, on the device
-    info: dict  # arch, width, accuracy, where it comes from, digest of its weights
+    info: dict  # arch, width, accuracy, file, digest of its weights
 
 
 def load_teacher(data: Dataset, arch: str, checkpoint=None, epochs=None, seed=0) -> Teacher:
-    """A checkpoint, torchvision's weights for ImageNet-1K, or a network trained here, once. States its accuracy."""
+    """Load this checkpoint; or torchvision's weights (ImageNet-1K); or train a teacher, once. Prints its accuracy."""
     cause = WRONG_ORDER
     how = "from"
     if checkpoint:
@@ -664,9 +747,11 @@ def load_teacher(data: Dataset, arch: str, checkpoint=None, epochs=None, seed=0)
     else:
         cause = TOO_SHORT
         source, how = own_teacher(data, arch, epochs or data.teacher_epochs, seed)
-        model, recorded = read_teacher(source, arch, data, ours=True)
+        model, recorded = read_teacher(source, arch, data)
     model = model.to(data.device).eval().requires_grad_(False)
-    top1, _ = once(lambda: accuracy(model, data.test, data.colours))
+    weights = digest(model.state_dict())
+    folder = stage_folder(data, f"accuracy-{arch}", {"stage": "accuracy", "teacher": weights})
+    top1 = cached(folder / "accuracy.json", lambda _: {"top1": accuracy(model, data.test, data.colours)[0]})["top1"]
     width = len(model.layers["conv"][0].weight) if isinstance(model, ConvNet) else None
     named = f"{arch} of width {width}" if width else arch
     published = PUBLISHED_TEACHERS.get((data.name, arch))
@@ -675,14 +760,13 @@ def load_teacher(data: Dataset, arch: str, checkpoint=None, epochs=None, seed=0)
     print(f"teacher:  {named}: {top1:.1f} % of the {len(data.test):,} test images ({how} {source})")
     if warning:
         print(warning, file=sys.stderr)
-    weights = digest(model.state_dict())
     return Teacher(model, {"arch": arch, "width": width, "accuracy": top1, "file": str(source), "digest": weights})
 
 
 def judge_teacher(top1, expected, num_classes, name, cause=WRONG_ORDER):
-    """A warning if a teacher is more than two points below the figure expected of it, else None.
+    """A warning if a teacher is more than two points below the expected figure, else None.
 
-    UserError if it is near chance: not a twentieth of the way from chance (100 / C percent) to perfect.
+    UserError if it is near chance: less than a twentieth of the way from chance (100 / C percent) to 100 percent.
     """
     chance = 100 / num_classes
     if not top1 > chance + (100 - chance) / 20:
@@ -692,42 +776,42 @@ def judge_teacher(top1, expected, num_classes, name, cause=WRONG_ORDER):
     return None
 
 
-def read_teacher(path, arch, data: Dataset, ours=False) -> tuple[nn.Module, float | None]:
-    """A network from a checkpoint (ours or published) and the accuracy recorded in it, if any."""
-    kept = load_kept(path) if ours else load_tensors(path, "teacher")
+def read_teacher(path, arch, data: Dataset) -> tuple[nn.Module, float | None]:
+    """A network from a checkpoint, ours or a published one, and the accuracy recorded in it, if any."""
+    kept = load_tensors(path, "teacher")
     kept = kept if isinstance(kept, dict) else {}
-    if "digest" in kept and not is_whole(kept):
-        raise UserError(f"teacher {path} has been altered: its content does not match its checksum")
     recorded = kept.get("accuracy") if isinstance(kept.get("accuracy"), float) else None
     state = weights_of(kept)
     if not state:
         raise UserError(f"teacher {path} holds no state dict, neither as such nor under 'model' or 'state_dict'")
-    classes = list(state.values())[-1].shape[:1]
-    if classes != (data.num_classes,):
-        raise UserError(f"teacher {path} is for {list(classes)} classes, {data.name} has {data.num_classes}")
     width = data.default_width
     with refused(f"teacher {path} is no {arch} for {data.image_size} px (--teacher-arch)"):
         if "layers.conv.0.weight" in state:
             width = len(state["layers.conv.0.weight"])
         model = build_model(arch, data.num_classes, data.image_size, width)
+        last = list(model.state_dict())[-1]  # the bias of the last layer
+        classes = state[last].shape[:1] if last in state else None
+        if classes and classes != (data.num_classes,):
+            raise UserError(f"teacher {path} is for {classes[0]} classes, {data.name} has {data.num_classes}")
         model.load_state_dict(state)
     return model, recorded
 
 
 def weights_of(checkpoint: dict) -> dict | None:
-    """The state dict of a checkpoint, as it is or in its place; None if there is none."""
-    state = checkpoint.get("model", checkpoint.get("state_dict", checkpoint))  # RDED, GIFT; SRe2L's CIFAR ones
-    if not isinstance(state, dict):
-        return None
+    """The state dict of a checkpoint, or None. It is the checkpoint itself, or lies in it under a usual name."""
+    state = checkpoint
+    for name in ("model", "state_dict", "net"):  # RDED's and GIFT's; SRe2L's for CIFAR; a common third
+        if isinstance(checkpoint.get(name), dict):
+            state = checkpoint[name]
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         return None
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    # LPLD's published teachers hold class-wise statistics besides; ours are taken anew (synthesize.class_statistics)
+    state = {re.sub(r"^((module|_orig_mod|model)\.)+", "", name): value for name, value in state.items()}
+    # LPLD's published teachers also hold class-wise statistics; we compute our own (synthesize.class_statistics)
     return {name: value for name, value in state.items() if ".class_running_" not in name}
 
 
 def torchvision_teacher(arch, data) -> tuple[nn.Module, float, str]:
-    """ImageNet-1K: torchvision's first weights of that name (as SRe2L, RDED and GIFT), and their stated accuracy."""
+    """ImageNet-1K: torchvision's first weights of that name, as SRe2L, RDED and GIFT use, and their stated accuracy."""
     with refused(f"torchvision has no ImageNet-1K weights for {arch}: --teacher FILE", KeyError, ValueError):
         weights = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"]
     with refused(f"torchvision's ImageNet-1K weights for {arch} cannot be had: --teacher FILE", OSError, RuntimeError):
@@ -738,10 +822,9 @@ def torchvision_teacher(arch, data) -> tuple[nn.Module, float, str]:
 
 
 def own_teacher(data: Dataset, arch, epochs, seed) -> tuple[Path, str]:
-    """(file of a network trained here by TEACHER_RECIPE, in words whether it was there)."""
+    """Train a teacher by TEACHER_RECIPE, or find it. Returns its file, and which of the two it was, in words."""
     settings = {
         "stage": "teacher",
-        "data": data.describe(),
         "arch": arch,
         "width": data.default_width,
         "epochs": epochs,
@@ -749,25 +832,26 @@ def own_teacher(data: Dataset, arch, epochs, seed) -> tuple[Path, str]:
         "recipe": TEACHER_RECIPE,
         "precision": precision_on(data.device),
     }
+    folder = stage_folder(data, f"teacher-{arch}", settings)
+    file = folder / "teacher.pt"
 
-    def make(folder):
-        if rank:
-            return
-        data.test.read()
-        seed_torch(seed, TEACHER)
-        model = build_model(arch, data.num_classes, data.image_size, data.default_width).to(data.device)
-        train_teacher(model, data, epochs, seed, folder / "progress.pt")
+    def make(progress):
+        model = train_teacher(data, arch, epochs, seed, progress)
         top1, _ = accuracy(model, data.test, data.colours)
         state = {name: value.cpu() for name, value in model.state_dict().items()}
-        save_kept(folder / "teacher.pt", {"model": state, "accuracy": top1, "recipe": json.dumps(settings)})
+        return {"model": state, "accuracy": top1, "settings": json.dumps(settings)}
 
-    folder, reused = stage(data, f"teacher-{arch}", settings, make, "teacher.pt")
-    return folder / "teacher.pt", "reusing" if reused else "kept in"
+    how = "kept from an earlier run in" if file.exists() else "kept in"
+    make_all({file: make})
+    return file, how
 
 
 def teacher_draws(count: int, side: int, *seed: int) -> Tensor:
-    """Training views of the teacher: float32 [count, 5], crop box (4) and flip. Up to 64 px the crop is a shift by up
-    to S/8 (zeros come in); above, a random resized crop (scale 0.25 to 1)."""
+    """Training views of the teacher: float32 [count, 5], the crop box (4) and the flip.
+
+    Up to 64 px the crop is a shift by up to S/8, with zeros at the border. Above, it is a random resized crop (scale
+    0.25 to 1).
+    """
     u = random_stream(*seed).random_sample((count, 41))
     if side <= 64:
         reach = side // 8
@@ -779,7 +863,7 @@ def teacher_draws(count: int, side: int, *seed: int) -> Tensor:
 
 
 def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int):
-    """(normalised views, labels) of an epoch's steps; the last partial batch is dropped."""
+    """Yield (normalised views, labels) of an epoch's steps. The last, smaller batch is dropped."""
     train = data.train
     side = data.image_size
     order = shuffled(len(train), seed, TEACHER, ORDER, epoch)
@@ -789,7 +873,7 @@ def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int):
     for steps, (part, images) in zip(together, train.load_each(parts), strict=True):
         draws = [teacher_draws(batch_size, side, seed, TEACHER, VIEW, epoch, step) for step in steps]
         draws = send(torch.cat(draws), train.device)
-        images = normalize(images, data.colours, torch.contiguous_format)  # as the crop's products want them
+        images = normalize(images, data.colours, torch.contiguous_format)  # the layout that the crop is fast in
         views = resized_crop(images, draws[:, :4], side, flip=draws[:, 4] > 0)
         views = views.contiguous(memory_format=torch.channels_last)
         labels = train.labels[part.to(train.device)]
@@ -797,7 +881,7 @@ def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int):
 
 
 def teacher_rate(done: float) -> float:
-    """The learning rate after this share of the steps: up, then down to 0, both linearly."""
+    """The learning rate after this share of the steps: linearly up, then linearly down to 0."""
     peak = TEACHER_RECIPE["warmup"]
     return TEACHER_RECIPE["lr"] * min(done / peak, (1 - done) / (1 - peak))
 
@@ -810,17 +894,18 @@ def teacher_step(model, optimizer, views: Tensor, labels: Tensor) -> Tensor:
     return loss.detach()
 
 
-def train_teacher(model, data: Dataset, epochs, seed, progress: Path):
-    """Train on the full training set with hard labels, by TEACHER_RECIPE; a stopped training goes on where it was."""
+def train_teacher(data: Dataset, arch: str, epochs: int, seed: int, progress: Path) -> nn.Module:
+    """Train a network on the full training set with hard labels, by TEACHER_RECIPE."""
     recipe = TEACHER_RECIPE
     train = data.train
+    seed_torch(seed, TEACHER)
+    model = build_model(arch, data.num_classes, data.image_size, data.default_width).to(data.device)
     more = {"momentum": recipe["momentum"], "weight_decay": recipe["weight_decay"], "nesterov": True}
     optimizer = torch.optim.SGD(model.parameters(), lr=0, **more, **fused(data.device))
-    train.read()  # now, not under the bar
     batch_size = min(recipe["batch_size"][len(train) >= 10_000], len(train))
     steps = len(train) // batch_size
     log = {}
-    for epoch in Resumable(progress, epochs, "training the teacher", log, 1, model=model, optimizer=optimizer):
+    for epoch in resumable(progress, epochs, "training the teacher", log, 1, model=model, optimizer=optimizer):
         model.train()
         seed_torch(seed, TEACHER, epoch)  # for networks with dropout
         total = torch.zeros((), device=data.device)
@@ -829,31 +914,28 @@ def train_teacher(model, data: Dataset, epochs, seed, progress: Path):
             set_rate(optimizer, teacher_rate(done))
             total += teacher_step(model, optimizer, views, labels)
         log["loss"] = total / steps
+    return model
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Training: what all the loops share
+# Training: what all training loops share
 
-PRECISION = None  # --precision; None: bf16 on CUDA, fp32 elsewhere
+PRECISION = None  # --precision; None means bf16 on GPUs that have it, else fp32
 
 
 def precision_on(device) -> str:
-    return PRECISION or ("bf16" if device.type == "cuda" else "fp32")
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return PRECISION or ("bf16" if has_bf16 else "fp32")
 
 
 def autocast(device):
-    """bf16 where --precision says so; losses are taken in fp32 outside it."""
+    """bf16 inside, if that is the precision. Losses are computed outside, in fp32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_on(device) == "bf16")
 
 
 def fused(device) -> dict:
-    """For torch's optimizers: one launch for all weights on CUDA, torch's default elsewhere."""
+    """An option of torch's optimizers: on CUDA, update all weights in one launch."""
     return {"fused": True} if device.type == "cuda" else {}
-
-
-def new_student(data: Dataset, arch: str, seed: int) -> nn.Module:
-    seed_torch(seed, WEIGHTS)
-    return build_model(arch, data.num_classes, data.image_size, data.default_width).to(data.device)
 
 
 def set_rate(optimizer, rate: float):
@@ -868,7 +950,7 @@ def descend(optimizer, loss: Tensor):
 
 
 class LogLines:
-    """Where tqdm writes when stderr is no terminal: lines, not one line drawn again and again."""
+    """Where tqdm writes if stderr is no terminal: one line below the other."""
 
     def write(self, text):
         text = text.strip("\r\n ")
@@ -880,7 +962,7 @@ class LogLines:
 
 
 def progress_bar(items, title, total, first=0, unit="it"):
-    """A bar on a terminal; in a log file a line every half minute."""
+    """A bar on a terminal. In a log file: a line every half minute."""
     style = {"initial": first, "unit": unit, "leave": False}
     if not sys.stderr.isatty():
         style |= {"file": LogLines(), "mininterval": 30, "miniters": 1, "delay": 1}
@@ -890,114 +972,112 @@ def progress_bar(items, title, total, first=0, unit="it"):
 KEEP_EVERY = 60.0  # seconds
 
 
-class Resumable:
-    """`for epoch in Resumable(path, epochs, title, log, student=student, optimizer=optimizer)`: a loop that goes on.
+def resumable(path: Path, epochs: int, title: str, log: dict, look=10, unit="epoch", **modules):
+    """Yield the numbers of the epochs that are still to do. A killed run goes on after the last epoch it kept.
 
-    `log` and the states of the modules are kept in `path` about once a minute; the loop of a run that was killed begins
-    after the last epoch kept. The body puts into `log` what it must find again: tensors and plain values, of which
-    numbers are shown on the bar. A `loss` must be finite; it is read every `look` epochs, as reading stops a GPU.
-    log["seconds"] is the time that the loop has taken, in all runs.
+    About once a minute `log` and the states of the modules are written to `path`, and read from there at the start.
+    The loop's body puts into `log` what must survive: tensors and plain values. Floats in it are shown on the bar.
+    Every `look` epochs log["loss"] is read; UserError if it is not finite. (Reading it makes a GPU wait.)
+    log["seconds"] is the time the loop has taken, over all runs.
     """
+    first = 0
+    log.setdefault("seconds", 0.0)
+    with suppress(FileNotFoundError):
+        kept = load(path)
+        first = kept["epoch"]
+        log.update(kept["log"])
+        for name, module in modules.items():
+            state = kept["modules"][name]
+            for group in state.get("param_groups", []):  # an optimizer's state may come from another kind of device
+                group["fused"] = module.defaults.get("fused")
+            module.load_state_dict(state)
 
-    def __init__(self, path: Path, epochs: int, title: str, log: dict, look=10, unit="epoch", **modules):
-        self.path = path
-        self.epochs = epochs
-        self.title = title
-        self.log = log
-        self.look = look
-        self.unit = unit
-        self.modules = modules
-        self.first = 0
-        log.setdefault("seconds", 0.0)
-        if path.exists():
-            kept = load_kept(path)
-            if (kept.get("title"), kept.get("epochs")) != (title, epochs):
-                raise UserError(f"{path} is damaged, or of another training: delete it, and it is made again")
-            self.first = kept["epoch"]
-            log.update(kept["log"])
-            for name, module in modules.items():
-                restore(module, kept["modules"][name])
-
-    def __iter__(self):
-        started = time.monotonic() - self.log["seconds"]
-        kept = time.monotonic()
-        bar = progress_bar(range(self.first, self.epochs), self.title, self.epochs, self.first, self.unit)
-        for epoch in bar:
-            yield epoch
-            done = epoch + 1
-            if done % self.look == 0 or done == self.epochs:
-                bar.set_postfix(self.watch(done), refresh=False)
-            self.log["seconds"] = time.monotonic() - started
-            if time.monotonic() - kept >= KEEP_EVERY:
-                self.keep(done)
-                kept = time.monotonic()
-
-    def watch(self, done) -> dict:
-        numbers = {name: value for name, value in self.log.items() if isinstance(value, float) and name != "seconds"}
-        if "loss" in self.log:
-            numbers["loss"] = float(self.log["loss"])
-            if not math.isfinite(numbers["loss"]):
-                where = f"{self.title}: the loss is {numbers['loss']} in {self.unit} {done}"
-                raise UserError(f"{where}: it has diverged")
-        return {name: f"{value:.3g}" for name, value in numbers.items()}
-
-    def keep(self, done):
-        states = {name: module.state_dict() for name, module in self.modules.items()}
-        begun = {"title": self.title, "epochs": self.epochs, "epoch": done}
-        save_kept(self.path, {**begun, "log": self.log, "modules": states})
+    started = time.monotonic() - log["seconds"]
+    keep_next = time.monotonic() + KEEP_EVERY
+    bar = progress_bar(range(first, epochs), title, epochs, first, unit)
+    for epoch in bar:
+        yield epoch
+        done = epoch + 1
+        if done % look == 0 or done == epochs:
+            shown = {name: float(value) for name, value in log.items() if name == "loss" or isinstance(value, float)}
+            if not math.isfinite(shown.get("loss", 0)):
+                raise UserError(f"{title}: the loss is {shown['loss']} in {unit} {done}: it has diverged")
+            bar.set_postfix({name: f"{value:.3g}" for name, value in shown.items() if name != "seconds"}, refresh=False)
+        log["seconds"] = time.monotonic() - started
+        if time.monotonic() >= keep_next:
+            begun = time.monotonic()
+            states = {name: module.state_dict() for name, module in modules.items()}
+            save(path, {"epoch": done, "log": log, "modules": states})
+            now = time.monotonic()
+            keep_next = now + max(KEEP_EVERY, 20 * (now - begun))  # a large file less often: 5 % of the time
 
 
-def restore(module, state):
-    if isinstance(module, torch.optim.Optimizer):  # another device may have kept it
-        for group in state["param_groups"]:
-            group["fused"] = module.defaults.get("fused")
-    module.load_state_dict(state)
+def new_student(data: Dataset, arch: str, seed: int) -> nn.Module:
+    """A network with fresh weights. They differ from its teacher's, which is seeded with another purpose."""
+    seed_torch(seed, WEIGHTS)
+    return build_model(arch, data.num_classes, data.image_size, data.default_width).to(data.device)
 
 
-def epochs_of(student: nn.Module, optimizer, epochs: int, seed: int, log: dict, progress: Path):
-    """The epochs of a student's training but for those before a kill, the network in train mode; see Resumable."""
-    title = f"student, seed {seed}"
-    for epoch in Resumable(progress, epochs, title, log, student=student, optimizer=optimizer):
+def student_epochs(student: nn.Module, optimizer, epochs: int, seed: int, log: dict, progress: Path):
+    """Yield the epochs that are still to train (see resumable). Sets train mode and the seed of dropout."""
+    for epoch in resumable(progress, epochs, f"student, seed {seed}", log, student=student, optimizer=optimizer):
         student.train()
-        seed_torch(seed, WEIGHTS, epoch)  # for networks with dropout
+        seed_torch(seed, WEIGHTS, epoch)
         yield epoch
 
 
-def run_students(data: Dataset, distilled, name: str, settings: dict, seeds, train, **beside) -> dict:
-    """train(seed, progress file) for each seed, once; what they scored, with all that it rests on, kept as result.json.
+class Students(NamedTuple):
+    """Students that differ in their seed alone: how one is trained, and where they are kept."""
 
-    A student that is finished is kept as seed<n>.json and found there the next time.
-    """
-    settings |= {"data": data.describe(), "images": distilled.info["digest"], "ipc": distilled.info["ipc"]}
-    settings |= {"width": data.default_width, "precision": precision_on(data.device)}
+    folder: Path
+    settings: dict
+    train: Callable  # (seed, progress file) -> {"top1": ..., "top5": ..., "seconds": ..., ...}
+    about: dict  # what result.json says besides: images, teacher, bytes of the labels
 
-    def begin():
-        folder = stage_folder(data.runs, name, settings)
-        files = [folder / f"seed{seed}.json" for seed in seeds]
-        return folder / "result.json", files, sum(file.exists() for file in files)
+    def jobs(self, seeds) -> dict:
+        """For make_all: the file of each student, and the function that trains it."""
+        return {
+            self.folder / f"seed{seed}.json": lambda progress, seed=seed: self.train(seed, progress) for seed in seeds
+        }
 
-    def make(number, progress):
-        return {**train(seeds[number], progress), "made_with": made_with(data.device)}
 
-    def finish():
-        students = [load_kept(file) for file in files]
-        result = {**scores(students), "settings": settings, "images": distilled.info, **beside, "students": students}
-        save_kept(result_file, {**result, "made_with": made_with(data.device)})
-        return {**result, "file": str(result_file), "reused": reused}
+def students_of(data: Dataset, distilled, name: str, settings: dict, train: Callable, **about) -> Students:
+    """The students of a distilled set and these settings."""
+    settings = {
+        **settings,
+        "data": data.describe(),
+        "images": distilled.info["digest"],
+        "ipc": distilled.info["ipc"],
+        "width": data.default_width,
+        "precision": precision_on(data.device),
+    }
 
-    result_file, files, reused = once(begin)
-    data.test.read()
-    make_pieces(files, make)
-    return once(finish)
+    def make(seed, progress):
+        return {**train(seed, progress), "made_with": made_with(data.device)}
+
+    return Students(stage_folder(data, name, settings), settings, make, {"images": distilled.info, **about})
+
+
+def train_students(students: Students, seeds) -> dict:
+    """Train one student for each seed, unless it is on disk already. Write result.json, and return what it says."""
+    jobs = students.jobs(seeds)
+    reused = sum(file.exists() for file in jobs)
+    make_all(jobs)
+    trained = [load(file) for file in jobs]
+    result = {**scores(trained), "settings": students.settings, **students.about, "students": trained}
+    file = students.folder / "result.json"
+    if rank == 0:
+        save(file, result)
+    return {**result, "file": str(file), "reused": reused}
 
 
 def mean_std(values: list[float]) -> dict:
-    """Mean and population standard deviation over repeats, as GIFT's released code reports them."""
+    """Mean and population standard deviation over students, as GIFT's released code reports them."""
     return {"mean": statistics.fmean(values), "std": statistics.pstdev(values), "values": values}
 
 
 def scores(students: list[dict]) -> dict:
-    """Last-epoch accuracy on the test set, the result; where there are `checks`, the best of them too, which is not."""
+    """Accuracy on the test set after the last epoch: the result. Also the best of the `checks`, which is not."""
     result = {}
     for name in ("top1", "top5"):
         result[name] = mean_std([student[name] for student in students])
@@ -1008,251 +1088,210 @@ def scores(students: list[dict]) -> dict:
 
 
 def spread(score: dict) -> str:
-    return f"{score['mean']:.1f} ± {score['std']:.1f}"
+    """ "78.7 ± 0.5"; for a single student, which has no spread, "78.7"."""
+    return f"{score['mean']:.1f}" + (f" ± {score['std']:.1f}" if len(score["values"]) > 1 else "")
 
 
-def print_result(result: dict, teacher: Teacher | None):
+def print_result(result: dict, data: Dataset, teacher: Teacher | None, compare_with: str):
     count = len(result["students"])
-    trained = f"({count} x trained" + (f", {result['reused']} of them before)" if result["reused"] else ")")
+    students = f"{count} student{'s' * (count > 1)}"
+    if result["reused"]:
+        students += f", {result['reused']} kept from an earlier run"
     print(f"result:   {result['file']}\n")
-    print(f"{'test set, %':36} top-1         top-5         {trained}")
-    print(f"{'last epoch: the result':36} {spread(result['top1']):12}  {spread(result['top5'])}")
+    print(f"{'test set, %':38} top-1         top-5         {students}")
+    print(f"{'last epoch: the result':38} {spread(result['top1']):12}  {spread(result['top5'])}")
     if "best_check_top1" in result:
         best = spread(result["best_check_top1"])
-        print(f"{'best of four checks: it flatters':36} {best:26}  (what the released code reports)")
+        print(f"{'best of four checks (not the result)':38} {best:26}  what the released code reports")
     if teacher:
-        print(f"{'teacher':36} {teacher.info['accuracy']:.1f}")
+        print(f"{'teacher':38} {teacher.info['accuracy']:.1f}")
+    print(f"{'chance':38} {100 / data.num_classes:.1f}")
+    print(f"to compare: {compare_with}")
+
+
+def student_line(data: Dataset, arch: str, lr: float) -> str:
+    """The network with its width, rate, precision and threads, for the line that begins a training."""
+    width = f" of width {data.default_width}" if is_convnet(arch) else ""
+    threads = f", {torch.get_num_threads()} threads" if data.device.type == "cpu" else ""
+    return f"{arch}{width}, rate {lr:g}, {precision_on(data.device)}{threads}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Several processes, by torchrun. What they make is in files, and is the same for any number of them
+# Several processes, started by torchrun. They share the work; the files are the same for any number of them
 
 
 def told_by_torchrun(name: str, alone: int) -> int:
-    return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else alone
+    """A number that torchrun sets in the environment; without torchrun, `alone`."""
+    value = os.environ.get(name, "")
+    return int(value) if "TORCHELASTIC_RUN_ID" in os.environ and value.isdigit() else alone
+
+
+rank = told_by_torchrun("RANK", 0)  # without torchrun: process 0 of 1
+world = told_by_torchrun("WORLD_SIZE", 1)
+PATIENCE = 10  # seconds
 
 
 def cores() -> int:
-    """Of this machine, for this process."""
+    """The processor cores that this process may use."""
     free = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, free // told_by_torchrun("LOCAL_WORLD_SIZE", 1))
 
 
-# of one that is alone: 0 and 1
-rank = told_by_torchrun("RANK", 0)
-world = told_by_torchrun("WORLD_SIZE", 1)
+def memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**60
 
 
-def join_others(out: Path):
-    """Before any work: meet the other processes, and make sure that all of them see one folder --out."""
+def together(call: str, *args):
+    """A call of torch.distributed, which all processes make. Each waits for the others."""
     if world == 1:
         return
-    if not distributed.is_initialized():
-        distributed.init_process_group("gloo", timeout=timedelta(days=100))  # on CPUs: what is told is small
-    token = once(lambda: secrets.token_hex(4))
-    marks = [out / f".{token}-{number}" for number in range(world)]
-    with refused(f"--out {out} cannot be written", OSError):
-        out.mkdir(parents=True, exist_ok=True)
-        marks[rank].touch()
-    wait()
-    seen = [mark.exists() for mark in marks]
-    wait()
-    marks[rank].unlink()
-    if not all(seen):
-        raise UserError(f"--out {out} is not one folder that all {world} processes share")
-
-
-def with_others(call: str, *args):
-    """A call of torch.distributed that all processes make, each of which waits for the others."""
     try:
-        if world > 1:
-            getattr(distributed, call)(*args)
+        getattr(distributed, call)(*args)
     except RuntimeError as error:
-        raise OthersEnded(f"another process has ended ({one_line(error)})") from None
+        time.sleep(PATIENCE)  # the process that failed says why, and torchrun ends this one
+        raise UserError(f"another process has ended ({one_line(error)})") from None
 
 
 def wait():
-    with_others("barrier")
+    """Wait until all processes are here."""
+    together("barrier")
 
 
-@contextmanager
-def alone():
-    """Here a process makes everything itself, and waits for nobody."""
-    global rank, world
-    both = rank, world
-    rank, world = 0, 1
-    try:
-        yield
-    finally:
-        rank, world = both
-
-
-def share(jobs, do, title=None):
-    """do(job) for each job: every process does its share, alone; then all wait for the last."""
-    mine = jobs[rank::world]
-    with alone():
-        for job in progress_bar(mine, title, len(mine)) if title else mine:
-            do(job)
-    wait()
-
-
-def once(make):
-    """make() by process 0, alone; all are told what it returns."""
-    told = [None]
-    if rank == 0:
-        with alone():
-            told = [make()]
-    with_others("broadcast_object_list", told)
+def from_first(make):
+    """Run make() in process 0, and return the result in all processes."""
+    told = [make() if rank == 0 else None]
+    together("broadcast_object_list", told)
     return told[0]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Stages, and files of ours: written whole, with a checksum, and found again by the settings that they were made with
-
-
-def stage(data: Dataset, name: str, settings: dict, make, product="settings.json") -> tuple[Path, bool]:
-    """(the folder of a stage with these settings, whether it was there): make(folder) fills it, once.
-
-    `product` is what others read there: where it has been deleted it is made again. Every process calls make(): they
-    share its pieces, and what is one piece is left to process 0 (`if common.rank: return`), for which the others wait.
-    """
-
-    def look():
-        folder = stage_folder(data.runs, name, settings)
-        kept = read_settings(folder)
-        return folder, kept, "made_with" in kept and (folder / product).exists()
-
-    def finish():
-        save_kept(folder / "settings.json", {**kept, **more, "made_with": made_with(data.device)})
-        (folder / "progress.pt").unlink(missing_ok=True)
-
-    folder, kept, there = once(look)
-    if not there:
-        more = make(folder) or {}
-        once(finish)
-    return folder, there
-
-
-def make_pieces(files: list[Path], make, title=None):
-    """Keep make(number, progress file) in each of these files that is not there. The processes share them.
-
-    A run that was stopped goes on with the pieces that are missing, from where their progress files stand.
-    """
-
-    def make_one(number):
-        progress = files[number].with_suffix(".progress.pt")
-        if files[number].exists():
-            load_kept(files[number])  # that it is damaged is said now, not when all others have been made
-        else:
-            save_kept(files[number], make(number, progress))
-        progress.unlink(missing_ok=True)
-
-    share(range(len(files)), make_one, title)
-
-
-PIECES = 8  # at least, where there is that much to share: a GPU each for eight processes
+def meet_others(out: Path):
+    """Connect to the other processes. UserError if --out is not one folder that all of them see."""
+    if world == 1:
+        return
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo", timeout=timedelta(days=100))  # CPU messages are enough: they are small
+    mark = out / f".{from_first(lambda: secrets.token_hex(4))}"
+    if rank == 0:
+        write_atomically(mark, lambda beside: beside.touch())
+    wait()
+    seen = mark.exists()
+    wait()
+    if rank == 0:
+        mark.unlink()
+    if not seen:
+        raise UserError(f"--out {out} is not one folder that all {world} processes share")
 
 
 def cut(count: int, most: int, pieces: int = 1) -> list[Tensor]:
-    """0 ... count - 1 in pieces of at most `most`, as even as can be, and no fewer than `pieces` if there are as many.
+    """The numbers 0 ... count - 1 in even pieces of at most `most`; in at least `pieces` pieces, if there are so many.
 
-    Pieces are cut by the work, not by the number of processes: what is made must not depend on that.
+    The pieces depend on the work and not on the number of processes. So the results do not depend on it either.
     """
     return list(torch.arange(count).tensor_split(max(-(-count // most), min(count, pieces))))
 
 
-def stage_folder(parent: Path, name: str, settings: dict) -> Path:
-    """`name`, or `name-<digest>` where `name` was made with other settings, with these settings in settings.json."""
-    settings = json.loads(json.dumps(settings))  # as they will be read back: tuples are lists
-    for folder in (parent / name, parent / f"{name}-{digest(settings)}"):
-        if not (folder / "settings.json").exists():
-            new_folder(folder, settings)
-        kept = read_settings(folder).get("settings")
-        if kept == settings:
-            return folder
-        if kept:
-            other = ", ".join(key for key in settings if kept.get(key) != settings[key])
-            print(f"{folder} has other settings ({other}): this is {name}-{digest(settings)}", file=sys.stderr)
-    raise UserError(f"{folder} is in the way: it holds no settings of ours; move it away")
+PIECES = 8  # at least: so that eight GPUs have a piece each
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files that a run keeps
 
 
-def new_folder(folder: Path, settings: dict):
-    """A folder that appears with its settings in it; if there is one by then, that stays."""
-    beside = place_beside(folder)
-    save_kept(beside / "settings.json", {"settings": settings}, place_of(folder / "settings.json"))
-    with suppress(OSError):
-        beside.rename(folder)
-    shutil.rmtree(beside, ignore_errors=True)
+def stage_folder(data: Dataset, name: str, settings: dict) -> Path:
+    """The folder <name>-<8 hex digits> for these settings. The digits are a hash of the settings and the data set.
 
-
-def place_beside(path: Path) -> Path:
-    """Where to write what is then renamed to `path`; what killed writers left there ten minutes ago is removed."""
-    for left in path.parent.glob(f".{path.name}.????????"):
-        with suppress(OSError):  # another writer may be done with it just now
-            if time.time() - left.stat().st_mtime > 600:
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-
-
-def read_settings(folder: Path, ours=True) -> dict:
-    """settings.json of a stage: {"settings": ...}, with "made_with" once the stage is finished; {} if there is none.
-
-    Unless it must be `ours`, the folder may have another name by now, or be somebody else's.
+    settings.json in it is for people.
     """
+    settings = {**settings, "data": data.describe()}
+    folder = data.runs / f"{name}-{digest(settings)}"
     file = folder / "settings.json"
-    if not file.is_file():
-        return {}
-    content = None
-    with reading("settings", file), suppress(ValueError):
-        content = json.loads(file.read_text())
-    signed = isinstance(content, dict) and "digest" in content
-    if not signed and (isinstance(content, list | dict) or not ours):
-        return {}  # somebody else's, or of a version without checksums
-    if not is_whole(content) or not isinstance(content.get("settings"), dict):
-        raise UserError(f"{file} is damaged: delete its folder, and it is made again")
-    return unsigned(content)
+    if rank == 0 and not file.exists():
+        write_json(file, settings)
+    return folder
 
 
-def save_kept(path: Path, content: dict, kept_as=None):
-    """Write a file of ours, JSON or torch's by its suffix; in it are its place and a checksum of its content."""
-    content = {**content, "kept_as": kept_as or place_of(path), "digest": digest(content)}
+def make_all(jobs: dict, title=None, go_on=False) -> dict:
+    """Make the files that are missing: jobs[path](progress file) returns the content of `path`.
+
+    The processes share the jobs, and then wait for each other. Must be called by all of them, and not inside a job.
+    A job that fails ends the run, after the other processes have finished. With go_on all jobs are tried, and
+    {path: why it failed} is returned.
+    """
+    missing = from_first(lambda: [path for path in jobs if not path.exists()])
+    mine = missing[rank::world]
+    failed = {}
+    for path in progress_bar(mine, title, len(mine)) if title else mine:
+        progress = path.with_suffix(".progress.pt")
+        try:
+            save(path, jobs[path](progress))
+            progress.unlink(missing_ok=True)
+        except (UserError, RuntimeError, MemoryError) as error:
+            if not go_on and not isinstance(error, UserError):
+                raise
+            failed[path] = one_line(error)
+            if not go_on:
+                break
+    everyone = [failed] * world
+    together("all_gather_object", everyone, failed)
+    failed = {path: reason for part in everyone for path, reason in part.items()}
+    if failed and not go_on:
+        raise UserError(next(iter(failed.values())))
+    return failed
+
+
+def cached(path: Path, make: Callable) -> dict:
+    """The content of a file. If it is missing, one process makes it first: make(progress file)."""
+    make_all({path: make})
+    return load(path)
+
+
+def make_joined(path: Path, pieces: dict, join: Callable, title=None):
+    """Make a file in pieces, if it is missing: make the pieces, write join(their contents), delete the pieces.
+
+    Several runs may do this in one folder at the same time. If a piece has gone, another run has joined them.
+    """
+    while from_first(lambda: not path.exists()):
+        make_all(pieces, title)
+        if rank == 0:
+            with suppress(FileNotFoundError):
+                save(path, join(map(load, pieces)))
+        wait()
+    if rank == 0:
+        for piece in pieces:
+            piece.unlink(missing_ok=True)
+
+
+def save(path: Path, content: dict):
+    """Write a file, JSON or torch's by its suffix. It also says which folder and name it is for."""
+    content = {"kept as": place_of(path), **content}
     if path.suffix == ".json":
-        text = json.dumps(content, indent=2) + "\n"
-        write_atomically(path, lambda beside: beside.write_text(text))
+        write_json(path, content)
     else:
         write_atomically(path, lambda beside: torch.save(content, beside))
 
 
-def load_kept(path: Path) -> dict:
-    """What save_kept wrote there; UserError if it is not what the file holds now, or is of another place."""
-    content = None
-    if path.is_file():
-        with open(path, "rb") as file, suppress(Exception):  # damaged bytes make the readers fail in many ways
-            is_json = path.suffix == ".json"
-            content = json.load(file) if is_json else torch.load(file, map_location="cpu", weights_only=True)
-    if not is_whole(content) or content["kept_as"] != place_of(path):
-        raise UserError(f"{path} is damaged: delete it, and it is made again")
-    return unsigned(content)
-
-
-def unsigned(content: dict) -> dict:
-    return {name: value for name, value in content.items() if name not in ("digest", "kept_as")}
+def load(path: Path) -> dict:
+    """Read a file that save() wrote. UserError if it is damaged, or was moved here from another stage."""
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"{path} is missing")
+    try:
+        content = json.loads(path.read_text()) if path.suffix == ".json" else load_tensors(path, "kept file")
+        place = content.pop("kept as")
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # damaged bytes make the readers fail in many ways
+        raise UserError(f"{path} is damaged ({one_line(error)}): delete it, and it is made again") from None
+    if place != place_of(path):
+        raise UserError(f"{path} belongs to another stage, {place}: delete it, and it is made again")
+    return content
 
 
 def place_of(path: Path) -> str:
     return f"{path.absolute().parent.name}/{path.name}"
 
 
-def is_whole(content) -> bool:
-    """Whether it is a dict of save_kept's, with the content that its checksum was taken of."""
-    try:
-        return "kept_as" in content and content["digest"] == digest(unsigned(content))
-    except Exception:  # no dict, no checksum, nothing that a checksum can be taken of
-        return False
-
-
 def digest(content) -> str:
-    """Eight hex digits that name plain values, lists and dicts of them, and tensors (type, shape and every byte)."""
+    """Eight hex digits for plain values, lists and dicts of them, and tensors (their type, shape and every byte)."""
 
     def of_tensor(tensor):
         raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
@@ -1262,13 +1301,19 @@ def digest(content) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def write_json(path: Path, content: dict):
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(path, lambda beside: beside.write_text(text))
+
+
 def write_atomically(path: Path, write):
-    """Call write(a path beside `path`), then rename into place: a reader finds the whole file or none."""
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path} is no regular file: nothing is written there")
-    beside = place_beside(path)
+    """Call write(a path beside `path`), then rename: a reader finds the whole file or none."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.????????"):  # by a process that was killed while writing
+            if time.time() - left.stat().st_mtime > 600:
+                left.unlink(missing_ok=True)
         write(beside)
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
@@ -1278,12 +1323,12 @@ def write_atomically(path: Path, write):
 
 
 def made_with(device) -> dict:
-    """Command, hardware, versions and date, to stand beside a result."""
+    """Command, hardware, versions and date. They stand beside every result."""
     on_gpu = device.type == "cuda"
     return {
         "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
-        "processes": told_by_torchrun("WORLD_SIZE", 1),
+        "processes": world,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "python": platform.python_version(),
@@ -1292,7 +1337,7 @@ def made_with(device) -> dict:
 
 
 def processor() -> str:
-    """Its name, where Linux tells it, and the threads in use: results rest on both."""
+    """The processor's name, where Linux tells it, and the number of threads. Results depend on both."""
     told = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.+)", told.read_text()) if told.exists() else []
     name = names[0] if names else f"{platform.machine()} CPU"
@@ -1301,15 +1346,11 @@ def processor() -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Files of others, and what the user can put right
+# Errors: what the user can put right is one line on stderr, and status 2
 
 
 class UserError(ValueError):
-    """What the user can put right: a script prints it as one line on stderr and ends with status 2."""
-
-
-class OthersEnded(UserError):
-    """Another process, for which this one waited, has ended."""
+    """Something that the user can put right."""
 
 
 def one_line(error) -> str:
@@ -1318,7 +1359,7 @@ def one_line(error) -> str:
 
 @contextmanager
 def refused(words, *kinds):
-    """Whatever a library raises (of these kinds, if some are named) becomes `words` and its reason, as a UserError."""
+    """Turn what a library raises inside (these kinds of exceptions; all, if none is named) into UserError(words)."""
     kinds = kinds or (Exception,)
     try:
         yield
@@ -1330,7 +1371,7 @@ def refused(words, *kinds):
 
 @contextmanager
 def reading(what, path):
-    """Somebody else's file: whatever the library that reads it raises becomes a line with its path."""
+    """While a file of the user's is read: whatever goes wrong becomes a line with its path."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{what} {path} is no file")
     with refused(f"{what} {path} cannot be read"):
@@ -1338,20 +1379,20 @@ def reading(what, path):
 
 
 def load_tensors(path, what):
-    """A torch file of plain tensors and numbers on the CPU; nothing in the file is executed (weights_only)."""
-    # torchvision's training scripts, and so many published teachers, store their options beside the weights.
-    torch.serialization.add_safe_globals([argparse.Namespace])
+    """Read a torch file of plain tensors and numbers, to the CPU. No code in the file is run (weights_only)."""
+    # Many published teachers store the options of their training script beside the weights.
+    torch.serialization.add_safe_globals([argparse.Namespace, pathlib.PosixPath])
     if not Path(path).is_file():
         raise UserError(f"{what}: there is no file {path}")
     if not os.access(path, os.R_OK):
         raise UserError(f"{what}: {path} may not be read")
     try:
-        if zipfile.is_zipfile(path):  # torch writes checksums into its files, and does not look at them
+        if zipfile.is_zipfile(path):  # torch writes checksums, but does not check them
             with zipfile.ZipFile(path) as file:
                 if file.testzip():
                     raise ValueError("checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes make the reader fail in many ways; each means the same to the user
+    except Exception as error:  # damaged bytes make the reader fail in many ways
         raise UserError(
             f"{what}: {path} is not a whole torch file of plain tensors ({type(error).__name__}): truncated, damaged, "
             "or holding objects that would run code"
@@ -1363,15 +1404,18 @@ def out_of_memory(error) -> bool:
     return isinstance(error, kinds) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
-PATIENCE = 10  # seconds
-
-
 def run_script(main):
-    """Run a script's main(): bad input, or a file that cannot be read or written, is one line on stderr, status 2."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a terminal may lack the plus-minus sign
+    """Run a script's main(). A UserError, or a file that cannot be read or written, is one line and status 2."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell: >&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="replace")  # a terminal may lack the plus-minus sign
     try:
-        with only_first_speaks():
+        with ExitStack() as muted:
+            if rank:  # process 0 prints and shows bars; the others print only the error that ends them
+                nothing = muted.enter_context(open(os.devnull, "w"))
+                muted.enter_context(redirect_stdout(nothing))
+                muted.enter_context(redirect_stderr(nothing))
             main()
     except BrokenPipeError:  # `| head` has read enough
         sys.exit(1)
@@ -1379,28 +1423,21 @@ def run_script(main):
         if isinstance(error, RuntimeError) and not out_of_memory(error):
             raise
         where = ""
-        if rank or isinstance(error, OthersEnded):
-            time.sleep(PATIENCE)  # who can say it better does so by then, and torchrun ends this process
+        if rank:
+            time.sleep(PATIENCE)  # if process 0 has the same error, it says so, and torchrun ends this process
             where = f" (process {rank} of {world}, from 0, on {socket.gethostname()})"
         print(f"error: {one_line(error)}{where}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if rank == 0:
-            print("stopped; the same command goes on from what was kept last: stages, and each minute", file=sys.stderr)
+            print(
+                "stopped; the same command goes on from what it kept: finished stages, and a minute ago",
+                file=sys.stderr,
+            )
         sys.exit(130)
     finally:
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()  # its threads must not outlive the interpreter
-
-
-@contextmanager
-def only_first_speaks():
-    """Process 0 prints and shows bars; of the others one sees what ends them."""
-    if rank == 0:
-        yield
-        return
-    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
-        yield
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1408,7 +1445,7 @@ def only_first_speaks():
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are one line, as all others here are, and which abbreviates nothing."""
+    """argparse, with complaints of one line and without abbreviations."""
 
     def __init__(self, description):
         super().__init__(
@@ -1427,87 +1464,113 @@ class Parser(argparse.ArgumentParser):
 
 
 def at_least(least, kind=int, most=2**31):
+    """A type for argparse: a number from `least` to `most`."""
+
     def convert(text):
         value = kind(text)
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"must be from {least} to {most}, not {text}")
         return value
 
-    convert.__name__ = f"number from {least} to {most}"  # what argparse calls it in its message
+    convert.__name__ = f"number from {least} to {most}"  # argparse's message shows it
     return convert
 
 
 def path_of(text) -> Path:
+    """A type for argparse: a path. ~ is the home folder."""
     if not str(text):
         raise UserError("a path must not be empty")
-    with refused(f"{text} is no path"):  # ~name, where there is no such user
+    with refused(f"{text} is no path"):  # ~name, if there is no such user
         return Path(text).expanduser()
 
 
-path_of.__name__ = "path"  # what argparse calls it in its message
+path_of.__name__ = "path"  # argparse's message shows it
 
 
-def common_options(description) -> Parser:
-    """The options that every script has, with the same meaning."""
-    parser = Parser(description)
-    add = parser.add_argument
-    add("--dataset", default="fashion", help=f"{', '.join(DATASETS)}, or a directory with train/ and val/ or test/")
-    add("--image-size", type=at_least(8), help="side of the images in pixels (default: the data set's)")
-    add("--colours", choices=COLOURS, help="normalisation (default: the data set's; tiny: SRe2L's for Tiny-ImageNet)")
-    add("--data-root", type=path_of, default=Path("data"), help="where data sets lie, or are downloaded to (data)")
-    add("--ipc", type=at_least(1), help="images per class (default: 10, or what --images holds)")
-    add("--arch", help="student: conv3 ... conv6, resnet18_modified or any torchvision classification model")
-    add("--teacher-arch", help="teacher (default: the student's)")
-    add("--teacher", type=path_of, help="teacher checkpoint, ours or a published one (default: train one, once)")
-    add("--teacher-epochs", type=at_least(1), help="epochs of the teacher's training (default: by data set)")
+def add_common_options(parser: Parser):
+    """The options that every script has. A script's own come first in --help."""
+    add = parser.add_argument_group("options that every script has").add_argument
+    add(
+        "--dataset",
+        default="fashion",
+        help=f"{', '.join(DATASETS)}, or a directory with train/ and val/ (default: fashion)",
+    )
+    add("--data-root", type=path_of, default=Path("data"), help="folder of the data sets (default: data)")
+    add("--ipc", type=at_least(1), help="images per class (default: 10, or as many as --images holds)")
+    add("--arch", help="student: conv3 ... conv6, resnet18_modified, or any torchvision classification model"
+        " (default: conv3 up to 32 px, conv4 for Tiny-ImageNet, resnet18 for ImageNet)")  # fmt: skip
     add("--width", type=at_least(1), help="channels of a ConvNet (default: 128 as in the papers, 64 on fashion)")
-    add("--seed", type=at_least(0), default=0, help="of everything random (default: 0)")
-    add("--device", help="cuda, cpu, ... (default: cuda if there is one)")
-    add("--precision", choices=("fp32", "bf16"), help="of training (default: bf16 on cuda, else fp32)")
-    add("--out", type=path_of, default=Path("runs"), help="where finished stages are kept and found again (runs)")
-    return parser
+    add("--teacher", type=path_of, help="a teacher's checkpoint, ours or a published one (default: train one, once)")
+    add("--teacher-arch", help="network of the teacher (default: the student's)")
+    add("--teacher-epochs", type=at_least(1), help="epochs of its training (default: fashion 12, fashionmnist 20, "
+        "cifar and tinyimagenet 60, imagenet 80 to 100)")  # fmt: skip
+    add("--image-size", type=at_least(8), help="side of the images in pixels (default: the data set's)")
+    add(
+        "--colours",
+        choices=COLOURS,
+        help="colours to normalise with (default: the data set's, imagenet for a directory)",
+    )
+    add("--seed", type=at_least(0), default=0, help="seed of everything random (default: 0)")
+    add("--device", help="cpu, cuda, cuda:1, mps or xpu (default: cuda if there is one, else cpu)")
+    add("--precision", choices=("fp32", "bf16"), help="of training (default: bf16 on GPUs that have it, else fp32)")
+    add(
+        "--out",
+        type=path_of,
+        default=Path("runs"),
+        help="folder for everything that is kept and reused (default: runs)",
+    )
 
 
 def start(args) -> tuple[Dataset, str, str]:
-    """What the common options ask for first: device, precision, a place to write, and the data set.
+    """Begin a script: set up the device, check --out, load the data set.
 
-    Returns it, and the student's and the teacher's network; the student's is built once, so that a name or side that
-    cannot be is found now.
+    Returns the data set and the names of the student's and the teacher's network. The student's network is built
+    once, so that a wrong name or side is found now.
     """
+    if args.teacher and args.teacher_epochs:
+        raise UserError("--teacher-epochs is for a teacher that is trained here: it does not go with --teacher")
     device = set_up_device(args.device, args.precision)
     images = getattr(args, "images", [])
     check_writable(args.out, *([images] if isinstance(images, str) else images))
-    join_others(args.out)
-    asked = (args.dataset, device, args.arch, args.image_size, args.width, args.colours, args.data_root, args.out)
-    data = load_dataset(*asked) if rank == 0 else None  # first one process: it may have to download
+    meet_others(args.out)
+    options = (args.dataset, device, args.arch, args.image_size, args.width, args.colours, args.data_root, args.out)
+    data = None
+    if rank == 0:  # first one process: it may have to download and to decode
+        data = load_dataset(*options)
+        data.describe()
     wait()
-    data = data or load_dataset(*asked)
+    data = data or load_dataset(*options)
     arch = args.arch or data.default_arch
     build_model(arch, data.num_classes, data.image_size, data.default_width)
     return data, arch, args.teacher_arch or arch
 
 
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+
 def set_up_device(name=None, precision=None):
-    """The device, and all that is set for the whole process: precision, determinism, and memory on a CPU."""
+    """The device. Sets what holds for the whole process: precision, determinism, and the memory of a CPU."""
     global PRECISION
     PRECISION = precision
     name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     here = told_by_torchrun("LOCAL_WORLD_SIZE", 1)
-    if here > 1 and name == "cuda":  # each process takes one
+    if here > 1 and name == "cuda":  # one GPU for each process
         gpus = torch.cuda.device_count()
         if here > gpus:
             raise UserError(f"{here} processes for {gpus} GPUs: a smaller --nproc-per-node, or --device cpu")
         name = f"cuda:{told_by_torchrun('LOCAL_RANK', 0)}"
-    with refused(f"--device {name} cannot be used", RuntimeError, AssertionError):
+    with refused(f"--device {name} cannot be used"):
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        if device.type not in DEVICES:
+            raise UserError(f"--device {name}: it must be one of {', '.join(DEVICES)}")
+        torch.ones(1, device=device).item()
     if device.type == "cpu":
         keep_freed_memory()
         if here > 1:
             torch.set_num_threads(cores())
     if device.index is not None and device.type == "cuda":
         torch.cuda.set_device(device)
-    if device.type == "cuda":  # same seed, same device, same result: for every network that torch can do so for
+    if device.type == "cuda":  # same seed, same device, same result
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
@@ -1515,10 +1578,9 @@ def set_up_device(name=None, precision=None):
 
 
 def keep_freed_memory():
-    """Let glibc keep the memory that torch frees (mallopt(3): M_TRIM_THRESHOLD, M_MMAP_MAX); no result depends on it.
+    """Let glibc keep the memory that torch frees (mallopt(3): M_TRIM_THRESHOLD, M_MMAP_MAX). No result depends on it.
 
-    By default it gives large blocks back to the system, and a CPU run spends up to a third of its time on fresh zeroed
-    pages. Nothing is done where there is no glibc.
+    By default glibc gives large blocks back, and a CPU run spends up to a third of its time on fresh, zeroed pages.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
@@ -1527,7 +1589,7 @@ def keep_freed_memory():
 
 
 def check_writable(folder: Path, *sources):
-    """Before any work: `folder` can be made and written to, and lies in none of the folders that are read."""
+    """UserError if `folder` cannot be made and written to, or lies in one of the folders that are read."""
     target = Path(os.path.realpath(folder))
     for source in sources:
         read = Path(os.path.realpath(path_of(source)))

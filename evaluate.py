@@ -1,43 +1,45 @@
-"""One honest table for any distilled set: is it better than random images, and does it hold elsewhere?
+"""A table for any distilled set: is it better than random images, and does it hold with other networks and losses?
 
-    python evaluate.py --images runs/fashion/rded-ipc10
+    python evaluate.py --images rded sre2l lpld --ipc 1                       # sets made here
     python evaluate.py --images A B random --losses gift kl ce --optimizers adamw sgd --archs conv3 resnet18_modified
-    python evaluate.py --images rded sre2l lpld --ipc 1 --repeats 3           # made here
-    python evaluate.py --images A --labels A/labels.pt                       # a stored label pool instead of a teacher
-    python evaluate.py --images rded --dataset cifar10 --protocol rded --colours imagenet   # as RDED reports itself
+    python evaluate.py --images A --labels A/labels.pt                        # a stored label pool, without a teacher
+    python evaluate.py --images rded --dataset cifar10 --protocol rded --colours imagenet     # as RDED reports itself
 
-Each cell trains students on a set: by gift.py's protocol, by RDED's own, or with --labels by lpqld.py's. A row shows
-  top-1, top-5   of the last epoch on the test set, mean and population std over repeats: the result;
-  best           top-1, the best of the checks on the test set that the released code chooses from; it flatters;
+Each row trains students on one set: by gift.py's protocol, by RDED's own, or with --labels by lpqld.py's. It shows
+  top-1, top-5   on the test set after the last epoch, mean ± population std over the students: the result;
+  best           the best top-1 of the checks on the test set, which the released code reports; not the result;
   IOR            improvement over random: top-1 minus that of as many random real images, trained in the same way;
   HLR            hard label recovery: top-1 of the full data minus that of the set, both with hard labels (loss ce);
-                 RDED's protocol mixes images by CutMix, and their hard labels not, so there it says little;
-  images, labels bytes: files of the set; and its pool, or the teacher's weights where labels are made while training;
-  share          both, as a share of the original training set's bytes;
-  similarity     within a class, of the teacher's features (mean cosine over pairs): what LPLD lowers;
-  s              seconds of a student's training.
-IOR and HLR as DD-Ranking (arXiv 2505.13300) defines them. Written: evaluate.json, evaluate.md, a picture of each set.
+                 RDED's protocol mixes images by CutMix but not their hard labels, so there HLR says little;
+  images, labels bytes of the set's files; bytes of its pool, or of the teacher's weights if labels are made online.
+evaluate.md and evaluate.json, which are written too, show three more columns:
+  share          both, as a share of the bytes of the original training set;
+  similarity     of the images of a class: mean cosine of the teacher's features over pairs. LPLD lowers it;
+  s              seconds to train one student.
+IOR and HLR are defined as in DD-Ranking (arXiv 2505.13300). A picture of each set is written as well.
+
+gift.py and lpqld.py are files to be read alone. So both have a `train_student`, a `training_step` and a
+`learning_rate_factor` of their own, for different protocols. RDED's protocol is in this file.
 """
 
 import itertools
 import math
 import os
 import sys
-from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 import common
 import gift
 import lpqld
 import synthesize
-from common import Dataset, Teacher, UserError
+from common import Dataset, Students, Teacher, UserError
 from synthesize import Distilled
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -50,7 +52,7 @@ def improvement_over_random(top1: float, random_top1: float | None) -> float | N
 
 
 def hard_label_recovery(full_top1: float, hard_top1: float) -> float:
-    """HLR: acc(full data, hard labels) - acc(distilled, hard labels); percentage points, the smaller the better."""
+    """HLR: acc(full data, hard labels) - acc(distilled, hard labels); percentage points. Smaller is better."""
     return full_top1 - hard_top1
 
 
@@ -59,8 +61,7 @@ def image_bytes(path: Path) -> int:
     for file in (path, path / "data.pt"):
         if file.is_file():
             return os.path.getsize(file)
-    extensions = torchvision.datasets.folder.IMG_EXTENSIONS
-    return sum(os.path.getsize(file) for file in path.glob("*/*") if file.suffix.lower() in extensions)
+    return sum(os.path.getsize(file) for file in path.glob("*/*") if common.is_image(file))
 
 
 def weight_bytes(teacher: Teacher) -> int:
@@ -70,8 +71,8 @@ def weight_bytes(teacher: Teacher) -> int:
 # ---------------------------------------------------------------------------------------------------------------------
 # RDED's own student protocol (arXiv 2312.03526; released code: LINs-lab/RDED, argument.py and validation/)
 
-RDED_DECAY = {"adamw": 0.01, "sgd": 1e-4}  # sgd, momentum 0.9: an option of the release, for no published figure
-RDED_RATES = {  # of AdamW by student; for all others 1e-3: ConvNets and ResNets as released, the rest ours
+RDED_DECAY = {"adamw": 0.01, "sgd": 1e-4}  # sgd, momentum 0.9, is an option of the release; no published figure uses it
+RDED_RATES = {  # of AdamW, by student. All others have 1e-3: ConvNets and ResNets as released, the rest is ours
     "vgg11": 5e-4,
     "efficientnet_b0": 2e-3,
     "mobilenet_v2": 2.5e-3,
@@ -84,7 +85,7 @@ RDED_SPECIAL = ("cifar100", "conv3", "conv3")  # data set, teacher, student: bat
 
 @dataclass
 class RdedProtocol:
-    """Released: 300 epochs, KL at T = 20 against labels made online, AdamW, decay on weights of several dimensions."""
+    """RDED's training. Released: 300 epochs, KL at T = 20, labels made online, AdamW, no decay on biases and norms."""
 
     arch: str
     loss: str
@@ -94,7 +95,7 @@ class RdedProtocol:
     epochs: int
     batch_size: int
     factor: int  # tiles per side of mosaics; 1: whole images
-    enlarge: int | None  # test images are resized to this side, and their centre is cut out
+    enlarge: int | None  # resize test images to this side, and cut out their centre
 
 
 def rded_learning_rate(dataset: str, teacher: str, arch: str, optimizer: str) -> float:
@@ -104,7 +105,7 @@ def rded_learning_rate(dataset: str, teacher: str, arch: str, optimizer: str) ->
 
 
 def rded_batch_size(dataset: str, teacher: str, arch: str, ipc: int, num_classes: int) -> int:
-    """10 at IPC 1, 50 at 10, 100 at 50 (between them, the one below: ours); twice that for 100 and for 1000 classes."""
+    """10 at IPC 1, 50 at 10, 100 at 50; twice that for 100 and 1000 classes. Ours: between two IPCs, the lower one."""
     if dataset == "tinyimagenet":
         return 100
     if (dataset, teacher, arch) == RDED_SPECIAL:
@@ -119,8 +120,8 @@ def rded_protocol(
 ) -> RdedProtocol:
     which = data.name, teacher.info["arch"], arch
     batch_size = rded_batch_size(*which, distilled.info["ipc"], data.num_classes)
-    # Released: S // 7 * 8, then the centre: 32 -> 32, 64 -> 72. Sets with a margin of their own keep it: 256 -> 224 as
-    # released, 146 -> 128 as GIFT's (released: 144)
+    # Released: resize to S // 7 * 8 and cut out the centre: 32 -> 32, 64 -> 72. Data sets that have a margin already
+    # keep it: 256 -> 224 as released, 146 -> 128 as GIFT (released: 144).
     larger = data.image_size // 7 * 8
     enlarge = larger if larger > data.image_size and data.test.fit != "margin" else None
     return RdedProtocol(
@@ -137,12 +138,12 @@ def rded_protocol(
 
 
 def rded_learning_rate_factor(epoch: int, epochs: int) -> float:
-    """(1 + cos(pi * e / (2 * E))) / 2, epochs from 0, as released: a cosine that ends half way down, at one half."""
+    """(1 + cos(pi * e / (2 * E))) / 2, as released: a cosine that ends half way down. Epochs count from 0."""
     return (1 + math.cos(math.pi * epoch / epochs / 2)) / 2
 
 
 def shuffle_strips(images: Tensor, factor: int, *seed: int) -> Tensor:
-    """Mosaics with their `factor` columns, then their rows, in a random order, each image its own. [B, 3, S, S]."""
+    """Put the `factor` columns of each mosaic, then its rows, in a random order. [B, 3, S, S] -> [B, 3, S, S]."""
     count = len(images)
     side = images.shape[-1]
     orders = common.random_stream(*seed).random_sample((2, count, factor)).argsort(-1)
@@ -153,7 +154,7 @@ def shuffle_strips(images: Tensor, factor: int, *seed: int) -> Tensor:
 
 
 def rded_batches(distilled: Distilled, data: Dataset, protocol: RdedProtocol, seed: int, epoch: int):
-    """(images, labels) of an epoch's steps: strips shuffled, a crop (nothing at factor 1), flip, CutMix; released."""
+    """Yield (images, labels) of each step: strips shuffled, crop (none at factor 1), flip, CutMix, all as released."""
     side = data.image_size
     size = protocol.batch_size
     factor = protocol.factor
@@ -161,7 +162,7 @@ def rded_batches(distilled: Distilled, data: Dataset, protocol: RdedProtocol, se
     batches = common.split_batches(common.send(order, data.device), size)
     whole = [step for step, batch in enumerate(batches) if len(batch) == size]
     groups = common.steps_together(whole, size, side, data.device)
-    groups += [[step] for step in range(len(whole), len(batches))]  # a last one of another size, by itself
+    groups += [[step] for step in range(len(whole), len(batches))]  # a last, smaller batch, by itself
     for steps in groups:
         count = len(batches[steps[0]])
         images = []
@@ -182,40 +183,48 @@ def rded_batches(distilled: Distilled, data: Dataset, protocol: RdedProtocol, se
 def train_rded_student(
     data: Dataset, teacher: Teacher, distilled: Distilled, protocol: RdedProtocol, seed: int, progress: Path
 ) -> dict:
-    """Train one student by RDED's protocol; it is tested every tenth epoch of the last fifth, as released."""
+    """Train one student by RDED's protocol. Test it every tenth epoch of the last fifth, as released."""
     student = common.new_student(data, protocol.arch, seed)
     optimizer = lpqld.make_optimizer(student, protocol.optimizer, protocol.lr, protocol.weight_decay)
     epochs = protocol.epochs
     log = {"checks": []}
-    for epoch in common.epochs_of(student, optimizer, epochs, seed, log, progress):
+    for epoch in common.student_epochs(student, optimizer, epochs, seed, log, progress):
         common.set_rate(optimizer, protocol.lr * rded_learning_rate_factor(epoch, epochs))
         for images, labels in rded_batches(distilled, data, protocol, seed, epoch):
             with torch.no_grad(), common.autocast(data.device):
-                student(images)  # released, for a figure on its log: BatchNorm's statistics see the mixed images twice
-            log["loss"] = gift.training_step(student, teacher.model, optimizer, images, labels, protocol.loss)
+                student(images)  # released, for its log: BatchNorm's statistics see the mixed images twice
+            teacher_logits = gift.soft_labels(teacher.model, images)
+            log["loss"] = gift.training_step(student, optimizer, images, teacher_logits, labels, protocol.loss)
         is_last = epoch == epochs - 1
         if is_last or (epoch % 10 == 9 and epoch > 0.8 * epochs):
             log["top1"], log["top5"] = common.accuracy(student, data.test, data.colours, enlarge=protocol.enlarge)
             log["checks"].append((epoch + 1, log["top1"], log["top5"]))
-    names = ("top1", "top5", "checks", "seconds")
-    return {"seed": seed, **{name: log[name] for name in names}}
+    return {"seed": seed, **{name: log[name] for name in ("top1", "top5", "checks", "seconds")}}
 
 
-def train_rded_students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: RdedProtocol, seeds) -> dict:
+def rded_students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: RdedProtocol) -> Students:
+    """The students of this protocol, for common.train_students."""
     settings = {"stage": "rded protocol", "teacher": teacher.info["digest"], **asdict(protocol)}
-
-    def train(seed, progress):
-        return train_rded_student(data, teacher, distilled, protocol, seed, progress)
-
     name = f"rded-{distilled.name}-{protocol.arch}-{protocol.loss}-{protocol.optimizer}"
-    return common.run_students(data, distilled, name, settings, seeds, train, teacher=teacher.info)
+    train = partial(train_rded_student, data, teacher, distilled, protocol)
+    return common.students_of(data, distilled, name, settings, train, teacher=teacher.info)
+
+
+def rded_factor(asked: int | None, sets: list, data: Dataset) -> int:
+    """One factor for all sets: the given one, or the largest of the sets. The baseline is trained in the same way."""
+    factor = asked or max(compared.distilled.info["settings"].get("factor", 1) for compared in sets)
+    gift.check_view_factor(factor, data)
+    print(f"          RDED's protocol, mosaics of {factor} x {factor}")
+    if data.colours != common.COLOURS["imagenet"]:
+        print("hint:     RDED's own figures have ImageNet's colours on every data set: --colours imagenet")
+    return factor
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sets and cells
+# The sets
 
 
-class Set(NamedTuple):
+class ComparedSet(NamedTuple):
     name: str  # as on the command line
     distilled: Distilled
     bytes: int
@@ -226,168 +235,143 @@ class Set(NamedTuple):
         return self.distilled.info["settings"].get("method") == "random"
 
     @property
-    def is_even(self) -> bool:
-        return len(self.distilled.labels.bincount().unique()) == 1
+    def counts(self) -> list[int]:
+        """The numbers of images per class that occur."""
+        return sorted(set(self.distilled.labels.bincount().tolist()))
 
 
-class Cell(NamedTuple):
-    set: Set
-    arch: str
-    loss: str  # of gift.py, or the name of a label pool
-    optimizer: str
-
-
-class Training(NamedTuple):
-    """What all cells have in common."""
-
-    protocol: str  # gift, rded or pool
-    epochs: int | None
-    seeds: range
-    view_factor: int | None
-    fixed: int | None  # logits of the one label of each plain image, with --fixed-labels
-    pools: dict  # label pool of each set, by the set's digest, with --labels
-
-
-def find_images(name: str, data: Dataset, ipc, teacher_arch: str) -> Distilled | None:
-    """--ipc is for the sets that are made here; the others have the number that they have."""
-    return synthesize.find_images(name, data, ipc if name in synthesize.METHODS else None, teacher_arch)
-
-
-def describe_set(name, distilled: Distilled, data: Dataset, teacher: Teacher | None) -> Set:
+def describe_set(name, distilled: Distilled, data: Dataset, teacher: Teacher | None) -> ComparedSet:
     similarity = synthesize.similarity_of(teacher, distilled, data.colours) if teacher else None
-    return Set(name, distilled, image_bytes(Path(distilled.info["folder"])), similarity)
+    return ComparedSet(name, distilled, image_bytes(Path(distilled.info["folder"])), similarity)
 
 
-def sets_to_compare(names, given, data: Dataset, teacher: Teacher | None, ipc, seed: int) -> list[Set]:
-    """These sets, made here where they are not given, and a random one of each of their sizes."""
+def sets_to_compare(names, given, data: Dataset, teacher: Teacher | None, ipc, seed: int) -> list[ComparedSet]:
+    """The sets, made here if they are not given, and a random set of each of their sizes."""
     sets = []
     for name, distilled in zip(names, given, strict=True):
         distilled = distilled or synthesize.distil(name, data, teacher, ipc, seed)
         sets.append(describe_set(name, distilled, data, teacher))
     if teacher:
-        sets = with_random_ones(sets, data, teacher, ipc or 10, seed)
-    return each_once(sets)
+        sets += random_baselines(sets, data, teacher, ipc or 10, seed)
+    found = {}
+    for compared in sets:  # of several sets with the same images, the first
+        found.setdefault(compared.distilled.info["digest"], compared)
+    return sorted(found.values(), key=lambda compared: not compared.is_random)  # random ones first
 
 
-def with_random_ones(sets: list[Set], data: Dataset, teacher: Teacher, ipc: int, seed: int) -> list[Set]:
-    """The sets, and a random one for each number of images per class that they have; random ones first, none twice."""
+def random_baselines(sets: list[ComparedSet], data: Dataset, teacher: Teacher, ipc: int, seed: int) -> list:
+    """A random set for each number of images per class that the sets have."""
     fewest = data.train.labels.bincount().min()
-    for size in sorted({kept.distilled.info["ipc"] for kept in sets if kept.is_even}):
+    baselines = []
+    for size in sorted({compared.counts[0] for compared in sets if len(compared.counts) == 1}):
         if size <= fewest:
             name = "random" if len(sets) == 1 or size == ipc else f"random, {size} per class"
             distilled = synthesize.distil("random", data, None, size, seed)
-            sets = [*sets, describe_set(name, distilled, data, teacher)]
-    return sets
+            baselines.append(describe_set(name, distilled, data, teacher))
+    return baselines
 
 
-def each_once(sets: list[Set]) -> list[Set]:
-    """Random sets first; of several with the same images the first."""
-    found = {}
-    for kept in sets:
-        found.setdefault(kept.distilled.info["digest"], kept)
-    return sorted(found.values(), key=lambda kept: not kept.is_random)
-
-
-def train_cell(data: Dataset, teacher: Teacher | None, cell: Cell, training: Training) -> dict:
-    """Students of a cell, by GIFT's or RDED's protocol or, with a label pool, LPQLD's; finished ones are read."""
-    distilled = cell.set.distilled
-    epochs = training.epochs
-    factor = training.view_factor
-    if training.protocol == "pool":
-        return train_from_pool(data, cell, training)
-    if training.protocol == "rded":
-        protocol = rded_protocol(data, teacher, distilled, cell.arch, cell.loss, cell.optimizer, factor, epochs)
-        result = train_rded_students(data, teacher, distilled, protocol, training.seeds)
-    else:
-        options = {"epochs": epochs, "view_factor": factor, "fixed": training.fixed}
-        protocol = gift.protocol_for(data, distilled, cell.arch, cell.loss, cell.optimizer, **options)
-        result = gift.train_students(data, teacher, distilled, protocol, training.seeds)
-    return {"label_bytes": 0 if cell.loss == "ce" else weight_bytes(teacher), **result}
-
-
-def pools_of(sets: list[Set], data: Dataset, teacher: Teacher | None, pool: lpqld.LabelPool, seed: int) -> dict:
-    """The stored pool for the set that it belongs to; for a baseline one that is made in the same way."""
+def pools_of(sets: list[ComparedSet], data: Dataset, teacher: Teacher | None, pool: lpqld.LabelPool, seed: int) -> dict:
+    """{digest of a set: its pool}. The stored pool belongs to one set; a baseline gets one that is made alike."""
     pools = {pool.info["settings"]["images (hash)"]: pool}
-    for kept in sets:
-        digest = kept.distilled.info["digest"]
+    for compared in sets:
+        digest = compared.distilled.info["digest"]
         if digest not in pools:
-            pools[digest] = lpqld.label_pool(data, teacher, kept.distilled, pool.made, seed)
+            pools[digest] = lpqld.label_pool(data, teacher, compared.distilled, pool.made, seed)
     return pools
-
-
-def train_from_pool(data: Dataset, cell: Cell, training: Training) -> dict:
-    """By lpqld.py's protocol for the data set."""
-    distilled = cell.set.distilled
-    pool = training.pools[distilled.info["digest"]]
-    protocol = lpqld.protocol_for(data, len(distilled.images))
-    protocol = lpqld.protocol_of_pool(protocol, pool, training.epochs)
-    return lpqld.train_students(data, distilled, pool, protocol, cell.arch, training.seeds)
-
-
-def row_of(cell: Cell, result: dict, data: Dataset, random_top1: float | None, full_top1: float | None) -> dict:
-    top1 = result["top1"]["mean"]
-    size = cell.set.bytes + result["label_bytes"]
-    seconds = [student["seconds"] for student in result["students"]]
-    return {
-        **names_of(cell),
-        "top1": result["top1"],
-        "top5": result["top5"],
-        "best_check_top1": result.get("best_check_top1"),
-        "ior": None if cell.set.is_random else improvement_over_random(top1, random_top1),
-        "hlr": hard_label_recovery(full_top1, top1) if cell.loss == "ce" and full_top1 is not None else None,
-        "image_bytes": cell.set.bytes,
-        "label_bytes": result["label_bytes"],
-        "share_of_original": size / data.train.stored_bytes,
-        "within_class_similarity": cell.set.similarity,
-        "seconds_per_student": sum(seconds) / len(seconds),
-        "result": result["file"],
-    }
-
-
-def names_of(cell: Cell) -> dict:
-    ipc = cell.set.distilled.info["ipc"]
-    return {"images": cell.set.name, "ipc": ipc, "arch": cell.arch, "loss": cell.loss, "optimizer": cell.optimizer}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The table
 
 
+class Cell(NamedTuple):
+    """A row of the table: a set, a network, a loss, an optimizer, and the students to train with them."""
+
+    set: ComparedSet
+    arch: str
+    loss: str  # of gift.py, or the name of a label pool
+    optimizer: str
+    students: Students
+    label_bytes: int
+
+    def names(self) -> dict:
+        ipc = "-".join(map(str, sorted({self.set.counts[0], self.set.counts[-1]})))
+        names = {"images": self.set.name, "ipc": ipc, "arch": self.arch, "loss": self.loss}
+        return names | {"optimizer": self.optimizer}
+
+
+def cell_of(data, teacher, compared, arch, loss, optimizer, protocol, epochs, view_factor, pools) -> Cell:
+    """The students of a cell, by GIFT's or RDED's protocol or, if there are pools, by LPQLD's."""
+    distilled = compared.distilled
+    if pools:
+        pool = pools[distilled.info["digest"]]
+        training = lpqld.training_for(data, epochs=epochs or pool.made.epochs)
+        students = lpqld.students(data, distilled, pool, training, arch)
+        return Cell(compared, arch, loss, optimizer, students, pool.info["bytes"])
+    size = 0 if loss == "ce" else weight_bytes(teacher)
+    if protocol == "rded":
+        how = rded_protocol(data, teacher, distilled, arch, loss, optimizer, view_factor, epochs)
+        return Cell(compared, arch, loss, optimizer, rded_students(data, teacher, distilled, how), size)
+    how = gift.protocol_for(data, distilled, arch, loss, optimizer, epochs=epochs, view_factor=view_factor)
+    return Cell(compared, arch, loss, optimizer, gift.students(data, teacher, distilled, how), size)
+
+
+def row_of(cell: Cell, result: dict, data: Dataset, random_top1: float | None, full_top1: float | None) -> dict:
+    top1 = result["top1"]["mean"]
+    seconds = [student["seconds"] for student in result["students"]]
+    return {
+        **cell.names(),
+        "top1": result["top1"],
+        "top5": result["top5"],
+        "best_check_top1": result.get("best_check_top1"),
+        "ior": None if cell.set.is_random else improvement_over_random(top1, random_top1),
+        "hlr": hard_label_recovery(full_top1, top1) if cell.loss == "ce" and full_top1 is not None else None,
+        "image_bytes": cell.set.bytes,
+        "label_bytes": cell.label_bytes,
+        "share_of_original": (cell.set.bytes + cell.label_bytes) / data.train.stored_bytes,
+        "within_class_similarity": cell.set.similarity,
+        "seconds_per_student": sum(seconds) / len(seconds),
+        "result": result["file"],
+    }
+
+
 def number(form):
     return lambda value: "-" if value is None else form.format(value)
 
 
-COLUMNS = {  # heading: (width, key of a row, how it is shown)
-    "images": (22, "images", str),
-    "IPC": (4, "ipc", str),
-    "network": (18, "arch", str),
-    "loss": (10, "loss", str),
+COLUMNS = {  # heading: (width on a terminal, 0 for none; key of a row; how it is shown)
+    "images": (18, "images", str),
+    "IPC": (3, "ipc", str),
+    "network": (17, "arch", str),
+    "loss": (9, "loss", str),
     "optimizer": (9, "optimizer", str),
-    "top-1, %": (11, "top1", common.spread),
-    "top-5, %": (11, "top5", common.spread),
-    "best": (5, "best_check_top1", lambda best: f"{best['mean']:.1f}" if best else "-"),
-    "IOR": (6, "ior", number("{:+.1f}")),
-    "HLR": (6, "hlr", number("{:.1f}")),
-    "images, B": (10, "image_bytes", number("{:,}")),
-    "labels, B": (11, "label_bytes", number("{:,}")),
-    "share": (7, "share_of_original", number("{:.1%}")),
-    "similarity": (10, "within_class_similarity", number("{:.3f}")),
-    "s": (6, "seconds_per_student", number("{:.0f}")),
+    "top-1, %": (10, "top1", common.spread),
+    "top-5, %": (10, "top5", common.spread),
+    "best": (4, "best_check_top1", lambda best: f"{best['mean']:.1f}" if best else "-"),
+    "IOR": (5, "ior", number("{:+.1f}")),
+    "HLR": (4, "hlr", number("{:.1f}")),
+    "images, B": (9, "image_bytes", number("{:,}")),
+    "labels, B": (10, "label_bytes", number("{:,}")),
+    "share": (0, "share_of_original", number("{:.1%}")),
+    "similarity": (0, "within_class_similarity", number("{:.3f}")),
+    "s": (0, "seconds_per_student", number("{:.0f}")),
 }
 
 
 def cells_of(row: dict) -> list[str]:
-    """A row as words; "-" where there is nothing to show, and what went wrong in place of a result."""
+    """A row as words. "-" stands where there is nothing to show, the reason stands in place of a missing result."""
     words = [show(row[key]) for _, key, show in COLUMNS.values() if key in row]
     if "failed" in row:
         words.append(f"failed: {row['failed']}")
+    words = [" ".join(word.replace("|", "/").split()) for word in words]  # a bar would end a cell of evaluate.md
     return words + [""] * (len(COLUMNS) - len(words))
 
 
 def print_row(words):
     widths = [width for width, _, _ in COLUMNS.values()]
     name = words[0] if len(words[0]) <= widths[0] else "…" + words[0][1 - widths[0] :]
-    others = [f"{word:>{width}}" for word, width in zip(words[1:], widths[1:], strict=True)]
+    others = [f"{word:>{width}}" for word, width in zip(words[1:], widths[1:], strict=True) if width]
     print(" ".join([f"{name:{widths[0]}}", *others]).rstrip(), flush=True)
 
 
@@ -403,15 +387,44 @@ def heading_of(about: dict, made: dict) -> str:
         labelled = f"teacher {about['teacher']['arch']}, {about['teacher']['accuracy']:.1f} %"
     students = f"last epoch, {len(settings['seeds'])} students each"
     where = f"{made['device']}, torch {made['torch']}, {made['date'][:10]}"
-    return f"`{made['command']}`: {settings['data']['dataset']}, {labelled}; {students}; {where}"
+    return f"`{made['command']}`: {about['data set']}, {labelled}; {students}; {where}"
 
 
 def write_tables(folder: Path, rows: list[dict], about: dict, device):
-    """evaluate.json and evaluate.md, as far as the sweep has come."""
+    """Write evaluate.json and evaluate.md, as far as the rows are there."""
     made = common.made_with(device)
     text = markdown(rows, heading_of(about, made))
     common.write_atomically(folder / "evaluate.md", lambda beside: beside.write_text(text, "utf-8", "replace"))
-    common.save_kept(folder / "evaluate.json", {"rows": rows, **about, "made_with": made})
+    common.save(folder / "evaluate.json", {"rows": rows, **about, "made_with": made})
+
+
+def fill_table(folder: Path, data: Dataset, cells: list[Cell], seeds, full: dict, about: dict) -> list[dict]:
+    """Train the students of all cells. Print and write each row. A row that fails is marked, and the others go on."""
+    failed = {}
+    if common.world > 1:  # the processes share the students of all cells
+        jobs = {path: make for cell in cells for path, make in cell.students.jobs(seeds).items()}
+        failed = common.make_all(jobs, go_on=True)
+    print()
+    print_row(list(COLUMNS))
+    rows = []
+    random_top1 = {}
+    for cell in cells:
+        jobs = cell.students.jobs(seeds)
+        if common.world == 1:
+            failed = common.make_all(jobs, go_on=True)
+        reasons = [failed[path] for path in jobs if path in failed]
+        if reasons:
+            rows.append({**cell.names(), "failed": reasons[0][:200]})
+        else:
+            result = common.train_students(cell.students, seeds)
+            alike = (*cell.set.counts, cell.arch, cell.loss, cell.optimizer)
+            if cell.set.is_random:
+                random_top1.setdefault(alike, result["top1"]["mean"])
+            rows.append(row_of(cell, result, data, random_top1.get(alike), full.get(cell.arch)))
+        print_row(cells_of(rows[-1]))
+        if common.rank == 0:
+            write_tables(folder, rows, about, data.device)
+    return rows
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -419,49 +432,43 @@ def write_tables(folder: Path, rows: list[dict], about: dict, device):
 
 
 def read_options(argv):
-    parser = common.common_options(__doc__)
+    parser = common.Parser(__doc__)
     add = parser.add_argument
     positive = common.at_least(1)
     methods = ", ".join(synthesize.METHODS)
-    add("--images", nargs="+", required=True, help=f"distilled sets: folders, data.pt files, or {methods}, made here")
+    losses = ", ".join(gift.LOSSES)
+    add("--images", nargs="+", required=True, help=f"distilled sets: folders, data.pt files, or {methods} to make them")
     add("--archs", nargs="+", help="students (default: --arch)")
-    add(
-        "--losses",
-        nargs="+",
-        choices=gift.LOSSES,
-        help="default: gift (fixed labels: softce) and ce, for HLR; RDED: kl",
-    )
-    add("--protocol", choices=("gift", "rded"), help="of the students' training (default: gift)")
+    add("--losses", nargs="+", choices=gift.LOSSES, metavar="LOSS", help=f"of {losses} (default: gift, and ce for "
+        "HLR; with --protocol rded: kl)")  # fmt: skip
+    add("--protocol", choices=("gift", "rded"), help="how students are trained (default: gift)")
     add("--optimizers", nargs="+", choices=gift.OPTIMIZERS, help="default: adamw")
-    add("--repeats", type=positive, default=3, help="students of each cell, seeds --seed, --seed + 1, ... (default: 3)")
-    add("--epochs", type=positive, help="of the students (default: by data set)")
-    add("--view-factor", type=positive, help="tiles per side of mosaics (default: by the sets)")
+    add(
+        "--repeats",
+        type=positive,
+        default=3,
+        help="students in each row, with seeds --seed, --seed + 1 ... (default: 3)",
+    )
+    add("--epochs", type=positive, help="epochs of the students (default: the protocol's)")
+    add("--view-factor", type=positive, help="tiles per side of mosaics (default: what the sets say, else 1)")
     add("--labels", type=common.path_of, help="a label pool of lpqld.py for the one set, instead of a teacher")
-    add("--fixed-labels", type=positive, nargs="?", const=gift.ALL_LOGITS, metavar="K", help=gift.FIXED_HELP)
+    common.add_common_options(parser)
     args = parser.parse_args(argv)
     if args.labels:
-        others = args.losses or args.optimizers or args.protocol or args.fixed_labels or args.view_factor
+        others = args.losses or args.optimizers or args.protocol or args.view_factor
         if len(args.images) > 1 or others or args.images[0] in synthesize.METHODS:
             raise UserError("--labels holds the labels of one set, and lpqld.py's protocol: one folder as --images, no "
-                            "--losses, --optimizers, --protocol, --fixed-labels or --view-factor")  # fmt: skip
-    if args.protocol == "rded" and args.fixed_labels:
-        raise UserError("--fixed-labels goes with GIFT's protocol")
+                            "--losses, --optimizers, --protocol or --view-factor")  # fmt: skip
     if args.protocol == "rded" and set(args.optimizers or []) - set(RDED_DECAY):
         raise UserError(f"--optimizers: RDED's protocol has {', '.join(RDED_DECAY)}")
+    if args.ipc and not set(args.images) & set(synthesize.METHODS):
+        raise UserError("--ipc is for sets that are made here; these have the number of images that they have")
     if args.archs and not args.arch:
         args.arch = args.archs[0]
-    args.losses = args.losses or default_losses(args.labels, args.protocol, args.fixed_labels)
+    default = ["kl"] if args.protocol == "rded" else ["gift", "ce"]
+    args.losses = [args.labels.name] if args.labels else args.losses or default
     args.optimizers = args.optimizers or ["(pool)" if args.labels else "adamw"]
-    args.protocol = "pool" if args.labels else args.protocol or "gift"
     return args
-
-
-def default_losses(labels: Path | None, protocol: str | None, fixed_labels: int | None) -> list[str]:
-    if labels:
-        return [labels.name]
-    if protocol == "rded":
-        return ["kl"]
-    return ["softce", "ce"] if fixed_labels else ["gift", "ce"]
 
 
 def main(argv=None) -> dict:
@@ -471,121 +478,66 @@ def main(argv=None) -> dict:
     for name in archs:
         common.build_model(name, data.num_classes, data.image_size)  # complains in good time
     gift.check_view_factor(args.view_factor, data)
-    fixed = gift.logits_kept(args.fixed_labels, args.losses, data)
-    given = [find_images(name, data, args.ipc, teacher_arch) for name in args.images]
+    given = []
+    for name in args.images:  # --ipc is for the sets that are made here
+        given.append(synthesize.find_images(name, data, args.ipc if name in synthesize.METHODS else None, teacher_arch))
     pool = lpqld.load_pool(args.labels, data, given[0]) if args.labels else None
     teacher = None
     if args.teacher or not args.labels:
         teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
-
     sets = sets_to_compare(args.images, given, data, teacher, args.ipc, args.seed)
     view_factor = args.view_factor
     if args.protocol == "rded":
         view_factor = rded_factor(args.view_factor, sets, data)
     full = {}
-    if "ce" in args.losses:
-        full = common.once(
-            lambda: {name: full_data_top1(data, teacher, name, args.teacher_epochs, args.seed) for name in archs}
-        )
-
-    seeds = range(args.seed, args.seed + args.repeats)
+    if "ce" in args.losses and teacher:
+        full = {name: full_data_top1(data, teacher, name, args.teacher_epochs, args.seed) for name in archs}
     pools = pools_of(sets, data, teacher, pool, args.seed) if pool else {}
-    training = Training(args.protocol, args.epochs, seeds, view_factor, fixed, pools)
+
+    cells = []
+    for name, loss, optimizer, compared in itertools.product(archs, args.losses, args.optimizers, sets):
+        options = (args.protocol, args.epochs, view_factor, pools)
+        cells.append(cell_of(data, teacher, compared, name, loss, optimizer, *options))
+    seeds = range(args.seed, args.seed + args.repeats)
     settings = {
         "stage": "evaluate",
-        "data": data.describe(),
-        "images": [kept.distilled.info["digest"] for kept in sets],
-        "teacher": teacher.info["digest"] if teacher else None,
-        "archs": archs,
+        "students": [cell.students.folder.name for cell in cells],
         "losses": args.losses,
         "optimizers": args.optimizers,
-        "epochs": args.epochs,
+        "archs": archs,
         "seeds": list(seeds),
-        "labels": pool.info["digest"] if pool else None,
-        "protocol": args.protocol,
-        "precision": common.precision_on(data.device),
-        "view_factor": view_factor,
     }
-    if fixed:
-        settings["fixed labels"] = fixed
+    folder = common.stage_folder(data, "evaluate", settings)
     about = {
+        "data set": data.name,
         "full_data_hard_label_top1": full,
         "original_bytes": data.train.stored_bytes,
         "settings": settings,
         "teacher": teacher.info if teacher else None,
-        "sets": {kept.name: kept.distilled.info for kept in sets},
+        "sets": {compared.name: compared.distilled.info for compared in sets},
     }
-    combined = itertools.product(archs, args.losses, args.optimizers, sets)
-    cells = [Cell(kept, name, loss, optimizer) for name, loss, optimizer, kept in combined]
-    if common.world > 1:
-        train_ahead(data, teacher, cells, training)
-    folder, rows = common.once(lambda: train_cells(data, teacher, cells, training, about))
-    print_end(folder, rows, full)
-    return {"rows": rows, **about, "made_with": common.made_with(data.device), "file": str(folder / "evaluate.json")}
+    if common.rank == 0:
+        for compared in sets:
+            distilled = compared.distilled
+            synthesize.save_grid(folder / f"grid-{distilled.info['digest']}.png", distilled.images, distilled.labels)
+    rows = fill_table(folder, data, cells, seeds, full, about)
 
-
-def print_end(folder: Path, rows: list[dict], full: dict):
-    """Under the table: what the full data reach, where things lie, and what failed."""
     known = ", ".join(f"{name} {top1:.1f} %" for name, top1 in full.items() if top1 is not None)
     print(f"\nfull data with hard labels: {known}" if known else "")
+    print(f"chance:   {100 / data.num_classes:.1f} %")
     print(f"table:    {folder / 'evaluate.md'}, {folder / 'evaluate.json'}; pictures: {folder}/grid-*.png")
     failed = [row["failed"] for row in rows if "failed" in row]
     if len(failed) == len(rows):
-        raise UserError(f"every cell failed: {failed[0]}")
+        raise UserError(f"every row failed: {failed[0]}")
     if failed:
-        print(f"warning: {len(failed)} of {len(rows)} cells failed", file=sys.stderr)
-
-
-def train_ahead(data: Dataset, teacher: Teacher | None, cells: list[Cell], training: Training):
-    """The processes share the students of all cells; process 0 finds them then. One that fails fails there again."""
-
-    def train(job):
-        cell, seed = job
-        with suppress(UserError, RuntimeError, MemoryError):
-            train_cell(data, teacher, cell, training._replace(seeds=[seed]))
-
-    common.share(list(itertools.product(cells, training.seeds)), train)
-
-
-def train_cells(data: Dataset, teacher: Teacher | None, cells: list[Cell], training: Training, about: dict):
-    """(folder, rows): a row is printed and written as soon as it is there; one that fails is marked, others go on."""
-    folder = common.stage_folder(data.runs, "evaluate", about["settings"])
-    for distilled in {cell.set.distilled.info["digest"]: cell.set.distilled for cell in cells}.values():
-        path = folder / f"grid-{distilled.info['digest']}.png"
-        synthesize.save_grid(path, distilled.images, distilled.labels)
-    rows = []
-    random_top1 = {}
-    print()
-    print_row(list(COLUMNS))
-    for cell in cells:
-        alike = (cell.set.distilled.info["ipc"], cell.arch, cell.loss, cell.optimizer)
-        try:
-            result = train_cell(data, teacher, cell, training)
-            if cell.set.is_random:
-                random_top1.setdefault(alike, result["top1"]["mean"])
-            baseline = random_top1.get(alike) if cell.set.is_even else None
-            rows.append(row_of(cell, result, data, baseline, about["full_data_hard_label_top1"].get(cell.arch)))
-        except (UserError, RuntimeError, MemoryError) as error:
-            rows.append({**names_of(cell), "failed": common.one_line(error)[:200]})
-        print_row(cells_of(rows[-1]))
-        write_tables(folder, rows, about, data.device)
-    return folder, rows
-
-
-def rded_factor(asked: int | None, sets: list[Set], data: Dataset) -> int:
-    """Of every set, as a baseline is trained in the same way: what is asked for, or the most that a set says."""
-    factor = asked or max(kept.distilled.info["settings"].get("factor", 1) for kept in sets)
-    gift.check_view_factor(factor, data)
-    print(f"          RDED's protocol, mosaics of {factor} x {factor}")
-    if data.colours != common.COLOURS["imagenet"]:
-        print("hint:     RDED's own figures have ImageNet's colours on every data set: --colours imagenet")
-    return factor
+        print(f"warning: {len(failed)} of {len(rows)} rows failed", file=sys.stderr)
+    return {"rows": rows, **about, "made_with": common.made_with(data.device), "file": str(folder / "evaluate.json")}
 
 
 def full_data_top1(data: Dataset, teacher: Teacher, arch: str, epochs, seed) -> float | None:
-    """Top-1 of this network trained on the full data with hard labels: the teacher's, or another's of the same recipe.
+    """Top-1 of this network trained on the full data with hard labels: the teacher's, or that of one trained alike.
 
-    ImageNet-1K takes torchvision's weights. None, with a warning, where that network learns nothing in its epochs.
+    ImageNet-1K takes torchvision's weights. None, with a warning, if the network learns nothing in its epochs.
     """
     if arch == teacher.info["arch"]:
         return teacher.info["accuracy"]

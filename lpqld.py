@@ -1,21 +1,22 @@
 """LPQLD: Soft Label Pruning and Quantization for Large-Scale Dataset Distillation (arXiv 2604.18135, IEEE TPAMI 2026).
 
-    python lpqld.py                                                    # embedded data set, CPU, a few minutes
+    python lpqld.py                                                    # embedded data set, on a CPU, a few minutes
     python lpqld.py --dataset tinyimagenet --ipc 50 --arch resnet18_modified --prune 0.9 --top-k 20
-    python lpqld.py --ablation                                         # P, Q, DKR, CA switched on one after the other
-    python lpqld.py --images path/to/set --labels path/to/labels.pt    # from a stored pool, without a teacher
+    python lpqld.py --ablation                                         # switch on P, Q, DKR and CA, one after the other
+    python lpqld.py --images path/to/set --labels path/to/labels.pt    # train from a stored pool, without a teacher
 
-The teacher's logits for every augmented view outweigh the images many times over. LPQLD keeps the labels of few views
-(P, pruning), of each label the k largest logits (Q, quantization), softens them anew in each epoch (DKR, dynamic
-knowledge reuse) and gives the student's softmax a temperature of its own (CA, calibrated alignment). Its images are
-those of `synthesize.py --method lpld`. "Released code" is he-y/soft-label-pruning-quantization-for-dataset-distillation
-on GitHub.
+A teacher's logits for every augmented view take far more bytes than the images. LPQLD keeps the labels of few views
+(P, pruning) and the k largest logits of each label (Q, quantization). Each epoch softens the kept logits anew (DKR,
+dynamic knowledge reuse), and the student's softmax has its own temperature (CA, calibrated alignment). LPQLD's images
+are those of `synthesize.py --method lpld`. "Released code" is
+he-y/soft-label-pruning-quantization-for-dataset-distillation on GitHub.
 """
 
 import itertools
 import math
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,26 +27,26 @@ from torch import Tensor, nn
 
 import common
 import synthesize
-from common import Dataset, Teacher, UserError
+from common import Dataset, Students, Teacher, UserError
 from synthesize import Distilled
 
 # ---------------------------------------------------------------------------------------------------------------------
-# P: pruning. A label batch is the labels of one batch of views; the pool keeps few of them, and they are used again
+# P: pruning. A label batch is the labels of one batch of views. The pool keeps few label batches and reuses them
 
 
 def pool_size(count: int, batch_size: int, epochs: int, prune: float) -> int:
-    """Label batches in the pool: round(E * floor(N / B) * (1 - p)), N images in batches of B over E epochs.
+    """Number of label batches in the pool: round(E * floor(N / B) * (1 - p)), for N images, batches of B, E epochs.
 
-    The last partial batch of a pass over the images is dropped, with p = 0 too (ours; released: with p > 0). The
-    released script does not make exactly that many: AUDIT.md.
+    The last, smaller batch of each pass over the images is dropped (released: only if p > 0).
+    The released script makes a slightly different number: see AUDIT.md.
     """
     return round(epochs * (count // batch_size) * (1 - prune))
 
 
 def draw_label_batches(in_pool: int, per_epoch: int, epoch: int, epochs: int, prune: float, seed: int) -> list[int]:
-    """Numbers of an epoch's label batches, epochs from 0: per_epoch of the pool, at random, without replacement.
+    """Which label batches an epoch uses (epochs count from 0): per_epoch of the pool, at random, without replacement.
 
-    A pool that holds labels for each epoch (p = 0) is gone through in order (ours), each label batch once.
+    Ours: a full pool (p = 0) is used in order, each label batch once.
     """
     if prune == 0 and in_pool >= per_epoch * epochs:
         return list(range(per_epoch * epoch, per_epoch * (epoch + 1)))
@@ -57,9 +58,9 @@ def draw_label_batches(in_pool: int, per_epoch: int, epoch: int, epochs: int, pr
 
 
 def quantize_labels(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """MR-k: the k largest logits of each row and their classes, largest first: (float16 [B, k], int64 [B, k]).
+    """MR-k: the k largest logits of each row and their classes, the largest first: (float16 [B, k], int64 [B, k]).
 
-    logits [B, C], or [..., C], are the teacher's before the softmax. RuntimeError if k > C.
+    logits [B, C] (or [..., C]): the teacher's, before the softmax. RuntimeError if k > C.
     Source: released generate_soft_label_pruning_batch.py.
     """
     values, classes = logits.topk(k, dim=-1)
@@ -67,9 +68,9 @@ def quantize_labels(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def soft_targets(values: Tensor, classes: Tensor, num_classes: int, temperature: float) -> Tensor:
-    """Targets float32 [B, C]: the softmax of values / temperature over the k kept classes, exactly 0 elsewhere.
+    """Targets float32 [B, C]: the softmax of values / temperature over the k kept classes, and 0 for all others.
 
-    values, classes [B, k] as quantize_labels gives them. Source: released train_FKD_LPQLD.py, "MR".
+    values, classes [B, k]: as quantize_labels returns them. Source: released train_FKD_LPQLD.py, "MR".
     """
     kept = F.softmax(values.float() / temperature, dim=-1)
     targets = torch.zeros(*values.shape[:-1], num_classes, device=values.device)
@@ -77,31 +78,31 @@ def soft_targets(values: Tensor, classes: Tensor, num_classes: int, temperature:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# DKR: dynamic knowledge reuse. The kept logits are softened anew in each epoch
+# DKR: dynamic knowledge reuse. Each epoch softens the kept logits with another temperature
 
 
-INITIAL = 20.0  # T_0, released scripts
+INITIAL = 20.0  # T_0, from the released scripts
 
 
 def reuse_temperature(epoch, initial: float = INITIAL, gamma: float = 0.7, step=30, minimum: float = 2.0) -> float:
-    """DKR, step schedule: T(e) = max(T_0 * gamma^floor(e / s), T_min), epochs e from 1.
+    """DKR, step schedule: T(e) = max(T_0 * gamma^floor(e / s), T_min). Epochs e count from 1.
 
-    Over 300 epochs: 20 for epochs 1 to 29, 14 for 30 to 59, ..., 2 from 210 on; for E epochs take step = E // 10.
-    Source: released train_FKD_LPQLD.py; T_0, gamma and s from its scripts.
+    Over 300 epochs: 20 in epochs 1 to 29, 14 in 30 to 59, ..., 2 from 210 on. For E epochs take step = E // 10.
+    Source: released train_FKD_LPQLD.py; T_0, gamma and s are from its scripts.
     """
     return max(initial * gamma ** (epoch // step), minimum)
 
 
 def cosine_reuse_temperature(epoch, epochs, initial: float = INITIAL, minimum: float = 2.0) -> float:
-    """DKR, cosine schedule: T(e) = T_min + (T_0 - T_min) / 2 * (1 + cos(pi * e / E)), epochs e from 1.
+    """DKR, cosine schedule: T(e) = T_min + (T_0 - T_min) / 2 * (1 + cos(pi * e / E)). Epochs e count from 1.
 
-    No released script uses this schedule: T_min = 2 is what they would pass, its option has 1.
+    No released script uses this schedule. The scripts pass T_min = 2; the option's own default is 1.
     """
     return minimum + (initial - minimum) / 2 * (1 + math.cos(math.pi * epoch / epochs))
 
 
 def label_temperature(epoch: int, epochs: int, reuse: str) -> float:
-    """T(e), epochs from 1; T_0 without DKR. The step is E / 10: 30 of 300 as released, for other E ours."""
+    """T(e), epochs from 1. Without DKR it is T_0. The step is E / 10: 30 of 300 as released; for other E ours."""
     if reuse == "cosine":
         return cosine_reuse_temperature(epoch, epochs)
     if reuse == "step":
@@ -110,13 +111,13 @@ def label_temperature(epoch: int, epochs: int, reuse: str) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# CA: calibrated student-teacher alignment. The student's softmax has a temperature of its own
+# CA: calibrated student-teacher alignment. The student's softmax has its own temperature
 
 
 def alignment_loss(student_logits: Tensor, targets: Tensor, student_temperature: float) -> Tensor:
-    """KL(targets || softmax(z_S / tau)), mean over the batch, [B, C] each; without a factor T^2.
+    """KL(targets || softmax(z_S / tau)), mean over the batch, without a factor T^2. Both [B, C].
 
-    Source: released train_FKD_LPQLD.py, as for ImageNet-1K and -21K.
+    Source: released train_FKD_LPQLD.py, its loss for ImageNet-1K and -21K.
     """
     return F.kl_div(F.log_softmax(student_logits / student_temperature, dim=1), targets, reduction="batchmean")
 
@@ -124,12 +125,13 @@ def alignment_loss(student_logits: Tensor, targets: Tensor, student_temperature:
 def calibrate_temperature(student_logits: Tensor, targets: Tensor) -> float:
     """CA: the student's temperature, argmin over tau in 0.01, 0.02, ..., 1.00 of KL(targets || softmax(z_S / tau)).
 
-    student_logits, targets [B, C], rows of targets sum to 1; the smallest tau on ties. Released: of an epoch's last
-    batch, the logits as computed in its training step; it serves the next epoch, and in the first tau is 1.
-    Source: released train_FKD_LPQLD.py, where the option is documented as a ratio to the teacher's temperature and used
-    as the temperature, as here.
+    student_logits, targets [B, C]; each row of targets sums to 1. On ties it is the smallest tau.
+    As released, it is computed after each epoch, on the epoch's last batch, from the logits of the training step. The
+    next epoch uses it. In the first epoch tau is 1.
+    Source: released train_FKD_LPQLD.py. Its help calls the value a ratio to the teacher's temperature; the code uses it
+    as the temperature itself, and so do we.
     """
-    # The cross-entropy: it differs from the KL divergence by the targets' entropy, which does not depend on tau.
+    # This is the cross-entropy. It differs from the KL divergence by the entropy of the targets, the same for all tau.
     tau = torch.arange(1, 101, device=student_logits.device, dtype=torch.float32) / 100
     scaled = student_logits.float()[None] / tau[:, None, None]  # [100, B, C]
     cross_entropy = (scaled.logsumexp(2) - (scaled * targets).sum(2)).mean(1)
@@ -141,90 +143,110 @@ def calibrate_temperature(student_logits: Tensor, targets: Tensor) -> float:
 
 
 @dataclass
-class Protocol:
-    """How labels are made and a student is trained. The values are those of ImageNet-1K: batch, epochs and views from
-    LPQLD_in1k's yaml, p, k, DKR and CA from lpqld_in1k.sh, rate and decay from train_FKD_LPQLD.py's defaults."""
+class Labels:
+    """How a pool of labels is made. The values are ImageNet-1K's, from the released LPQLD_in1k yaml and script."""
 
-    # labels
     epochs: int = 300  # of the student; the pruning counts from them
     batch_size: int | None = 128
     prune: float = 0.9  # p, the share of the label batches that is not kept
     top_k: int | None = 50  # "x80" in the paper's table; MR-100 is "x40" and MR-10 "x200"
     mix: str = "cutmix"  # or cutout, none
     flip: bool = True
-    # training
+
+
+@dataclass
+class Training:
+    """How a student is trained from a pool. The values are ImageNet-1K's: DKR and CA from the released lpqld_in1k.sh,
+    rate and decay from the defaults of train_FKD_LPQLD.py."""
+
+    epochs: int = 300
     reuse: str = "step"  # DKR: step, cosine, none
     calibrate: bool = True  # CA
     smoothing: float = 0.0  # acts as a temperature of T / (1 - smoothing), see train_student
-    squared: bool = False  # the loss times the square of the student's temperature, see train_student
+    squared: bool = False  # multiply the loss by the square of the student's temperature, see train_student
     optimizer: str = "adamw"
     lr: float = 1e-3
-    weight_decay: float = 0.01  # on weights of more than one dimension only
+    weight_decay: float = 0.01  # only on weights of more than one dimension
     warmup: int = 0  # epochs, linear from 0.01 of the rate
 
 
-LABEL_SETTINGS = ("epochs", "batch_size", "prune", "top_k", "mix", "flip")  # what a pool of labels rests on
 PROTOCOLS = {
-    "imagenet-1k": Protocol(),
+    "imagenet-1k": (Labels(), Training()),
     # Released LPQLD_in21k yaml and script: p 0.95 and MR-200, the "x400" of its README.
-    "imagenet-21k": Protocol(
-        batch_size=32, prune=0.95, top_k=200, mix="cutout", flip=False, smoothing=0.2, lr=2e-3
+    "imagenet-21k": (
+        Labels(batch_size=32, prune=0.95, top_k=200, mix="cutout", flip=False),
+        Training(smoothing=0.2, lr=2e-3),
     ),
-    # LPLD's own, LPLD_tiny_[4k].yaml. It was made for P alone: p, k, DKR and CA are ours here. LPLD's "x40" is
-    # --arch resnet18_modified --colours tiny --prune 0.975 --top-k 200 --reuse none --no-calibration. With Q but
-    # without CA the factor T^2 = 400 is too much for the sharper targets: --protocol imagenet-1k serves better. There
-    # each epoch draws its label batches with replacement, here without.
-    "tinyimagenet": Protocol(
-        epochs=100, batch_size=64, top_k=20, mix="none", squared=True,
-        optimizer="sgd", lr=0.2, weight_decay=1e-4, warmup=5,
+    # LPLD's own, LPLD_tiny_[4k].yaml. It has P alone; p, k, DKR and CA are ours here. LPLD's "x40" is
+    # --arch resnet18_modified --colours tiny --prune 0.975 --top-k 200 --reuse none --no-calibration. LPLD draws label
+    # batches with replacement, this code without. With Q and without CA the factor T^2 = 400 is too large for the
+    # sharper targets: then --protocol imagenet-1k is better.
+    "tinyimagenet": (
+        Labels(epochs=100, batch_size=64, top_k=20, mix="none"),
+        Training(epochs=100, squared=True, optimizer="sgd", lr=0.2, weight_decay=1e-4, warmup=5),
     ),
-}  # fmt: skip
+}
 CROP_SCALE = (0.08, 1.0)  # area of the random resized crop (released yaml); its ratio is 3/4 to 4/3
 MIXES = ("cutmix", "cutout", "none")
 
 
-def protocol_for(data: Dataset, count: int, like=None, **given) -> Protocol:
-    """The protocol of a data set (or `like` another), with what is given in its place; `count` images.
+def labels_for(data: Dataset, count: int, like=None, **given) -> Labels:
+    """Settings of the labels for `count` images of a data set, or as those of the data set `like`.
 
-    Sets without a released one take ImageNet-1K's, with k = C / 20 (at least 3) as there, and batches of a fifth of the
-    images, from 10 to 128 (ours).
+    What is given and not None replaces them. Ours, for a data set without released settings: ImageNet-1K's, with
+    k = C / 20 (at least 3) and batches of a fifth of the images (10 to 128).
     """
-    protocol = PROTOCOLS.get(like or data.name) or Protocol(top_k=None, batch_size=None)
+    labels, _ = PROTOCOLS.get(like or data.name, (Labels(top_k=None, batch_size=None), None))
     given = {name: value for name, value in given.items() if value is not None}
-    protocol = replace(protocol, **given)
+    labels = replace(labels, **given)
     if "batch_size" not in given:
-        protocol.batch_size = min(protocol.batch_size or max(10, min(128, count // 5)), count)
-    fits = protocol.top_k and protocol.top_k < data.num_classes
-    if "top_k" not in given and not fits:  # none is released, or it is not below C
-        protocol.top_k = min(max(3, data.num_classes // 20), data.num_classes)
-    return protocol
+        labels.batch_size = min(labels.batch_size or max(10, min(128, count // 5)), count)
+    fits = labels.top_k and labels.top_k < data.num_classes
+    if "top_k" not in given and not fits:  # no k is released, or it is not below C
+        labels.top_k = min(max(3, data.num_classes // 20), data.num_classes)
+    return labels
 
 
-def check_protocol(protocol: Protocol, count: int, data: Dataset):
-    """Whether such a pool can be had and trained from; before a teacher is trained for it."""
-    size = protocol.batch_size
-    if protocol.top_k > data.num_classes:
-        raise UserError(f"--top-k {protocol.top_k}: {data.name} has {data.num_classes} classes")
+def training_for(data: Dataset, like=None, **given) -> Training:
+    """Settings of the training for a data set, or as those of the data set `like`. What is given replaces them."""
+    _, training = PROTOCOLS.get(like or data.name, (None, Training()))
+    return replace(training, **{name: value for name, value in given.items() if value is not None})
+
+
+def check_labels(labels: Labels, count: int, data: Dataset):
+    """UserError if such a pool cannot be made and trained from. Called before a teacher is trained for it."""
+    size = labels.batch_size
+    k = labels.top_k
+    if k > data.num_classes:
+        raise UserError(f"--top-k {k}: {data.name} has {data.num_classes} classes")
     if not 2 <= size <= count:
         raise UserError(f"--batch-size {size}: from 2 (BatchNorm) to the {count} images there are")
-    in_pool = pool_size(count, size, protocol.epochs, protocol.prune)
-    if in_pool < count // size:
-        left = f"leaves {in_pool} label batches of {size}, and one epoch takes {count // size}"
-        raise UserError(f"--prune {protocol.prune} of {protocol.epochs} epochs {left}")
+    per_epoch = count // size
+    in_pool = pool_size(count, size, labels.epochs, labels.prune)
+    if in_pool < per_epoch:
+        enough = next(e for e in itertools.count(1) if pool_size(count, size, e, labels.prune) >= per_epoch)
+        left = f"leaves {in_pool} label batches of {size}, and one epoch takes {per_epoch}"
+        way_out = f"at least --epochs {enough}, or less pruning, such as --prune 0.5"
+        raise UserError(f"--prune {labels.prune} of {labels.epochs} epochs {left}: {way_out}")
+    needed = in_pool * size * (28 + 4 * k)
+    if needed > common.memory():
+        gigabytes = f"{needed / 2**30:,.0f} GB, this machine has {common.memory() / 2**30:,.0f}"
+        raise UserError(f"{in_pool:,} label batches of {size} take {gigabytes}: fewer --epochs, or more pruning")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Views: a label batch is a number; image order, crops, flips and mixing are redrawn from (seed, number)
+# Views: a label batch is a number. Images, crops, flips and mixing are drawn from (seed, number), again and again
 
 
 def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, scale=CROP_SCALE) -> Tensor:
-    """One label batch's views as whole numbers: int16 [B, 12], in these columns:
+    """The views of one label batch as whole numbers: int16 [B, 12]. The columns are:
 
     crop (top, left, height, width): area 0.08 to 1, ratio 3/4 to 4/3; flip (0 or 1);
     hole (top, left, bottom, right). CutMix: lambda ~ Beta(1, 1), one hole for the batch, of side
     2 * (int(S * sqrt(1 - lambda)) // 2), its centre uniform, clipped. Cutout: half the side, one for each image;
     what fills the hole (3): the number of another image of the batch (CutMix), or a colour (cutout).
-    Source: released utils_fkd.py. It stores the boxes, crops rounded to float16: its views cannot be redrawn exactly.
+    Source: released utils_fkd.py. It stores the boxes, with crops rounded to float16, so that its views cannot be
+    drawn again exactly.
     """
     stream = common.random_stream(*seed)
     u = stream.random_sample((batch_size, 41))  # ten tries of a crop, and the flip
@@ -249,14 +271,14 @@ def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, sca
 
 
 def label_view(images: Tensor, draws: Tensor, mix: str, colours) -> Tensor:
-    """Views [n * B, 3, S, S], normalised, of images [n * B, 3, S, S] (uint8, or floats in [0, 1]), of n label batches.
+    """The views of n label batches: images [n * B, 3, S, S] (uint8, or floats in [0, 1]) -> normalised, same shape.
 
-    draws [n, B, 12] as of view_draws. Crops interpolate the normalised floats; released: bytes.
+    draws [n, B, 12]: the numbers of view_draws. Crops interpolate the normalised floats (released: bytes).
     """
     batches, size = draws.shape[:2]
     side = images.shape[-1]
     draws = draws.flatten(0, 1).float()
-    x = common.normalize(images, colours, torch.contiguous_format)  # as the crop's products want them
+    x = common.normalize(images, colours, torch.contiguous_format)  # the layout that the crop is fast in
     x = common.resized_crop(x, draws[:, :4], side, flip=draws[:, 4] > 0)
     if mix != "none":
         pixel = torch.arange(side, device=x.device)
@@ -271,30 +293,53 @@ def label_view(images: Tensor, draws: Tensor, mix: str, colours) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def draw_views(in_pool: int, count: int, protocol: Protocol, side: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The image of every label of a pool, int32 [n, B], and its view, int16 [n, B, 12], from the pool's seed."""
-    size = protocol.batch_size
+class Views(NamedTuple):
+    """The views of a pool's label batches, drawn from its seed."""
+
+    made: Labels
+    order: Tensor  # int32 [n, B]: which image each view shows
+    draws: Tensor  # int16 [n, B, 12]: view_draws
+    images: Tensor  # of the distilled set
+    colours: tuple
+
+    def together(self, numbers) -> list[list[int]]:
+        return common.steps_together(numbers, self.made.batch_size, self.images.shape[-1], self.images.device)
+
+    def of(self, numbers: Tensor) -> Tensor:
+        """The views of these label batches, one batch after the other, [len(numbers) * B, 3, S, S]."""
+        images = self.images[self.order[numbers].flatten()]
+        return label_view(images, self.draws[numbers], self.made.mix, self.colours)
+
+
+def draw_views(in_pool: int, labels: Labels, distilled: Distilled, colours, seed: int) -> Views:
+    """Draw images and views of `in_pool` label batches from the pool's seed."""
+    count = len(distilled.images)
+    side = distilled.images.shape[-1]
+    size = labels.batch_size
     per_pass = count // size
     passes = []
-    for number in range(-(-in_pool // per_pass)):  # each pass over the images in an order of its own
+    for number in range(-(-in_pool // per_pass)):  # each pass over the images has its own order
         order = common.shuffled(count, seed, common.LABELS, common.ORDER, number)
         passes.append(order[: per_pass * size].view(per_pass, size))
     order = torch.cat(passes)[:in_pool].int()
     draws = torch.empty(in_pool, size, 12, dtype=torch.int16)
     for number in common.progress_bar(range(in_pool), "drawing views", in_pool):
         stream = (seed, common.LABELS, common.VIEW, number)
-        draws[number] = view_draws(size, side, protocol.mix, protocol.flip, *stream)
-    return order, draws
+        draws[number] = view_draws(size, side, labels.mix, labels.flip, *stream)
+    device = distilled.images.device
+    return Views(labels, order.to(device), draws.to(device), distilled.images, colours)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The label pool: what a student is trained from
+# The label pool: a student is trained from it alone
 
 
 @contextmanager
-def written_once():
-    """For a scatter that writes each place once: that is deterministic as it is; torch's deterministic version stops
-    a GPU (index_put sorts the indices and reads their maximum back)."""
+def without_deterministic_scatter():
+    """Let scatter_ run as it is. Here it writes each place once, so its result is deterministic anyway.
+
+    torch's deterministic version would make a GPU wait: it sorts the indices and reads their maximum back.
+    """
     mode = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("default")
     try:
@@ -304,48 +349,34 @@ def written_once():
 
 
 class LabelPool(NamedTuple):
-    made: Protocol  # how its labels were made: LABEL_SETTINGS of it
-    values: Tensor | None  # float16 [n, B, k], on the device; None while they are being made
-    classes: Tensor | None  # integers [n, B, k]; None where all logits are kept, in the order of the classes
-    order: Tensor  # int32 [n, B]: the image of each label
-    draws: Tensor  # int16 [n, B, 12]: its view
-    data: Dataset
-    images: Tensor  # of the distilled set
+    made: Labels
+    views: Views
+    values: Tensor  # float16 [n, B, k], on the device
+    classes: Tensor | None  # integers [n, B, k]; None if all logits are kept, in the order of the classes
+    num_classes: int
     info: dict  # file, bytes, digest, settings
 
     @property
     def per_epoch(self) -> int:
-        return len(self.images) // self.made.batch_size
+        return len(self.views.images) // self.made.batch_size
 
-    def together(self, numbers) -> list[list[int]]:
-        return common.steps_together(numbers, self.made.batch_size, self.images.shape[-1], self.images.device)
-
-    def view(self, numbers) -> Tensor:
-        """The views of label batches, one batch after the other, [len(numbers) * B, 3, S, S]."""
-        images = self.images[self.order[numbers].flatten()]
-        return label_view(images, self.draws[numbers], self.made.mix, self.data.colours)
-
-    def targets(self, numbers, temperature: float) -> Tensor:
-        """Their labels as probabilities, [len(numbers) * B, C]."""
+    def targets(self, numbers: Tensor, temperature: float) -> Tensor:
+        """The labels of these label batches as probabilities, [len(numbers) * B, C]."""
         values = self.values[numbers].flatten(0, 1)
         if self.classes is None:  # k = C
             return F.softmax(values.float() / temperature, dim=1)
         classes = self.classes[numbers].flatten(0, 1)
-        with written_once():
-            return soft_targets(values, classes, self.data.num_classes, temperature)
+        with without_deterministic_scatter():
+            return soft_targets(values, classes, self.num_classes, temperature)
 
     def batches(self, numbers: list[int], temperature: float):
-        """(views, targets) of each label batch."""
+        """Yield (views, targets) of each of these label batches."""
         size = self.made.batch_size
-        for some in self.together(numbers):
-            index = common.send(torch.tensor(some), self.images.device)
-            views = self.view(index)
+        for part in self.views.together(numbers):
+            index = common.send(torch.tensor(part), self.values.device)
+            views = self.views.of(index)
             targets = self.targets(index, temperature)
             yield from zip(views.split(size), targets.split(size), strict=True)
-
-    def sketch(self) -> Tensor:
-        """Fingerprint of a redrawn view: the last label batch, two images of it, averaged over 4 x 4 fields."""
-        return F.adaptive_avg_pool2d(self.view([len(self.order) - 1])[:2], 4).cpu()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -353,7 +384,7 @@ class LabelPool(NamedTuple):
 
 
 def learning_rate_factor(epoch: int, epochs: int, warmup: int = 0) -> float:
-    """Half a cosine, stepped after each epoch, epochs from 0; before it `warmup` epochs, linear from 0.01 of the rate.
+    """Half a cosine, from 1 to 0. Before it come `warmup` epochs, linear from 0.01. Epochs count from 0.
 
     Source: released train_FKD_LPQLD.py.
     """
@@ -363,7 +394,7 @@ def learning_rate_factor(epoch: int, epochs: int, warmup: int = 0) -> float:
 
 
 def make_optimizer(student: nn.Module, optimizer: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9; weight decay on weights with more than one dimension (released utils.py)."""
+    """AdamW, or SGD with momentum 0.9. Weight decay only on weights of more than one dimension (released utils.py)."""
     decayed = []
     free = []
     for name, weight in student.named_parameters():
@@ -377,7 +408,7 @@ def make_optimizer(student: nn.Module, optimizer: str, lr: float, weight_decay: 
 
 
 def training_step(student, optimizer, images: Tensor, targets: Tensor, student_temperature: float, factor: float = 1.0):
-    """One step on views [B, 3, S, S] and targets [B, C] of a label batch: (loss, student's logits before the step).
+    """One step on views [B, 3, S, S] and targets [B, C]. Returns (loss, the student's logits before the step).
 
     The loss is fp32, whatever --precision is.
     """
@@ -389,35 +420,35 @@ def training_step(student, optimizer, images: Tensor, targets: Tensor, student_t
     return loss.detach(), logits.detach()
 
 
-def train_student(data: Dataset, pool: LabelPool, protocol: Protocol, arch: str, seed: int, progress: Path) -> dict:
-    """Train one student from the pool alone, and score it after the last epoch: top1, top5, temperatures, seconds.
+def train_student(data: Dataset, pool: LabelPool, training: Training, arch: str, seed: int, progress: Path) -> dict:
+    """Train one student from the pool alone. Test it after the last epoch.
 
-    Epochs count from 0. DKR's e is epoch + 1, while the learning rate goes by the epoch itself, both as released.
+    `epoch` counts from 0. As released, DKR's e is epoch + 1, and the learning rate uses the epoch itself.
     """
     student = common.new_student(data, arch, seed)
-    optimizer = make_optimizer(student, protocol.optimizer, protocol.lr, protocol.weight_decay)
-    epochs = protocol.epochs
+    optimizer = make_optimizer(student, training.optimizer, training.lr, training.weight_decay)
+    epochs = training.epochs
     in_pool = len(pool.values)
     log = {"tau": 1.0, "history": []}
-    for epoch in common.epochs_of(student, optimizer, epochs, seed, log, progress):
-        common.set_rate(optimizer, protocol.lr * learning_rate_factor(epoch, epochs, protocol.warmup))
+    for epoch in common.student_epochs(student, optimizer, epochs, seed, log, progress):
+        common.set_rate(optimizer, training.lr * learning_rate_factor(epoch, epochs, training.warmup))
 
-        # P: few label batches, again and again
+        # P: few label batches, used again and again
         numbers = draw_label_batches(in_pool, pool.per_epoch, epoch, epochs, pool.made.prune, seed)
-        # DKR: the labels' temperature falls
-        temperature = label_temperature(epoch + 1, epochs, protocol.reuse)
-        # CA: the student has a temperature of its own
-        tau = log["tau"] if protocol.calibrate else temperature
-        # LPLD's loss on Tiny-ImageNet is times T^2. With CA that is tau^2 here (ours; released: T(e)^2, on a loss that
-        # is NaN)
-        factor = tau**2 if protocol.squared else 1.0
-        # ImageNet-21K's "label smoothing" mixes a constant into the logits: a shift, which softmax ignores, and a
-        # factor 1 - smoothing, which is a temperature
-        softened = temperature / (1 - protocol.smoothing)
-        # Q: the softmax over the k kept logits
+        # DKR: the temperature of the labels falls
+        temperature = label_temperature(epoch + 1, epochs, training.reuse)
+        # CA: the student has its own temperature
+        tau = log["tau"] if training.calibrate else temperature
+        # LPLD's loss on Tiny-ImageNet has the factor T^2. With CA we take tau^2. (Released: T(e)^2, on a loss that is
+        # NaN.)
+        factor = tau**2 if training.squared else 1.0
+        # ImageNet-21K's "label smoothing" mixes a constant into the logits. That adds a constant, which softmax
+        # ignores, and multiplies them by 1 - smoothing, which acts as a temperature.
+        softened = temperature / (1 - training.smoothing)
+        # Q: the softmax is over the k kept logits
         for images, targets in pool.batches(numbers, softened):
             log["loss"], logits = training_step(student, optimizer, images, targets, tau, factor)
-        if protocol.calibrate:
+        if training.calibrate:
             log["tau"] = calibrate_temperature(logits, targets)
         log["T"] = temperature
         log["history"].append((round(temperature, 4), round(tau, 4)))
@@ -426,34 +457,31 @@ def train_student(data: Dataset, pool: LabelPool, protocol: Protocol, arch: str,
     return {"seed": seed, "top1": top1, "top5": top5, **history, "seconds": log["seconds"]}
 
 
-def train_students(data: Dataset, distilled: Distilled, pool: LabelPool, protocol: Protocol, arch: str, seeds) -> dict:
-    """Students from this pool, one for each seed: their results, kept in a folder of their own; their labels' bytes."""
+def students(data: Dataset, distilled: Distilled, pool: LabelPool, training: Training, arch: str) -> Students:
+    """The students of this pool, for common.train_students."""
     made = pool.made
-    settings = {"stage": "lpqld", "labels": pool.info["digest"], "arch": arch, **asdict(protocol)}
-    ways = f"p{made.prune:g}-k{made.top_k}-{protocol.reuse}" + "-ca" * protocol.calibrate
+    settings = {"stage": "lpqld", "labels": pool.info["digest"], "arch": arch, **asdict(made), **asdict(training)}
+    parts = f"p{made.prune:g}-k{made.top_k}-{training.reuse}" + "-ca" * training.calibrate
     full = len(distilled.images) * made.epochs * data.num_classes * 2
     sizes = {
         "label_bytes": pool.info["bytes"],
         "full_label_bytes": full,
         "times_smaller": full / pool.info["bytes"],
     }
-
-    def train(seed, progress):
-        return train_student(data, pool, protocol, arch, seed, progress)
-
-    name = f"lpqld-{distilled.name}-{arch}-{ways}"
-    return common.run_students(data, distilled, name, settings, seeds, train, **sizes, labels=pool.info)
+    train = partial(train_student, data, pool, training, arch)
+    name = f"lpqld-{distilled.name}-{arch}-{parts}"
+    return common.students_of(data, distilled, name, settings, train, **sizes, labels=pool.info)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The pool's file
 
 FORMAT = "lpqld label pool 2"
-LABELS_PER_PIECE = 2**11  # at most: what a killed run may lose, and what processes share
+LABELS_PER_PIECE = 2**11  # at most; a killed run loses one piece, and processes share the pieces
 
 
-def pool_settings(protocol: Protocol, data: Dataset, distilled: Distilled, teacher_digest, seed: int) -> dict:
-    """What a pool belongs to and how it was made, in the words of a refusal."""
+def pool_settings(labels: Labels, data: Dataset, distilled: Distilled, teacher_digest, seed: int) -> dict:
+    """What a pool is for and how it was made. The names are those that an error message shows."""
     return {
         "format": FORMAT,
         "data set": data.name,
@@ -466,59 +494,51 @@ def pool_settings(protocol: Protocol, data: Dataset, distilled: Distilled, teach
         "teacher (hash)": teacher_digest,
         "seed": seed,
         "crop": list(CROP_SCALE),
-        **{name: getattr(protocol, name) for name in LABEL_SETTINGS},
+        **asdict(labels),
     }
 
 
-def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, seed: int, path: Path):
-    """Label every view of the pool, and write it. The teacher sees the mixed view; labels are never mixed.
+def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: Labels, seed: int, path: Path):
+    """Label every view of the pool, and write the file. The teacher sees the mixed view; labels are never mixed.
 
-    Of data it takes name, class_names, num_classes, image_size, colours and device; of distilled images and
-    info["digest"]; of teacher the model, in eval mode, and info["digest"]: any objects that have these will do.
+    You may call it with objects of your own. They need: data: name, class_names, num_classes, image_size, colours,
+    device; distilled: images, info["digest"]; teacher: model (in eval mode), info["digest"].
 
     On CUDA the teacher runs in fp32 (its convolutions in TF32, torch's default), not in bf16, which has fewer digits
-    than the fp16 that is stored. Finished pieces of the pool are kept beside it until it is written.
+    than the fp16 that is stored. Pieces of the pool lie beside it until it is written.
     """
     count = len(distilled.images)
-    size = protocol.batch_size
-    side = distilled.images.shape[-1]
-    check_protocol(protocol, count, data)
-    in_pool = pool_size(count, size, protocol.epochs, protocol.prune)
-    drawn = draw_views(in_pool, count, protocol, side, seed)
-    order, draws = (x.to(data.device) for x in drawn)
-    views = LabelPool(protocol, None, None, order, draws, data, distilled.images, {})  # no labels yet
+    size = labels.batch_size
+    check_labels(labels, count, data)
+    in_pool = pool_size(count, size, labels.epochs, labels.prune)
+    views = draw_views(in_pool, labels, distilled, data.colours, seed)
+    pieces = {}
+    for part in common.cut(in_pool, max(1, LABELS_PER_PIECE // size)):
+        file = path.with_name(f"{path.stem}-{part[0]}-{part[-1]}.pt")
+        pieces[file] = lambda _, part=part: label_piece(views, teacher.model, part.tolist(), data.num_classes)
 
-    pieces = common.cut(in_pool, max(1, LABELS_PER_PIECE // size))
-    files = [path.with_name(f"{path.stem}-{piece[0]}-{piece[-1]}.pt") for piece in pieces]
+    def join(made):
+        made = list(made)
+        values = torch.cat([piece["values"] for piece in made])
+        content = {"settings": pool_settings(labels, data, distilled, teacher.info["digest"], seed), "values": values}
+        if labels.top_k < data.num_classes:
+            classes = torch.cat([piece["classes"] for piece in made])
+            content["classes"] = pack_classes(classes, data.num_classes)
+        return {**content, "digest": common.digest(content)}
 
-    def make(number, progress):
-        return label_piece(views, teacher.model, pieces[number].tolist())
-
-    common.make_pieces(files, make, "labels")
-    if common.rank:
-        return
-    made = [common.load_kept(file) for file in files]
-    values = torch.cat([piece["values"] for piece in made])
-    settings = pool_settings(protocol, data, distilled, teacher.info["digest"], seed)
-    content = {"settings": settings, "values": values, "sketch": views.sketch()}
-    if protocol.top_k < data.num_classes:
-        classes = torch.cat([piece["classes"] for piece in made])
-        content["classes"] = pack_classes(classes, data.num_classes)
-    common.save_kept(path, content)
-    for file in files:
-        file.unlink()
+    common.make_joined(path, pieces, join, "labels")
 
 
 @torch.no_grad()
-def label_piece(views: LabelPool, teacher: nn.Module, numbers: list[int]) -> dict:
-    """The labels of some label batches: values [n, B, k], and, unless all are kept, classes [n, B, k]; on the CPU."""
+def label_piece(views: Views, teacher: nn.Module, numbers: list[int], num_classes: int) -> dict:
+    """The labels of these label batches, on the CPU: values [n, B, k], and classes [n, B, k] unless all are kept."""
     size = views.made.batch_size
     k = views.made.top_k
-    num_classes = views.data.num_classes
     values = []
     classes = []
-    for some in views.together(numbers):
-        logits = teacher(views.view(some))
+    for part in views.together(numbers):
+        index = common.send(torch.tensor(part), views.images.device)
+        logits = teacher(views.of(index))
         if teacher.training or logits.shape[1:] != (num_classes,):
             raise UserError(f"a teacher in eval mode, with {num_classes} classes, makes labels: not {logits.shape[1:]}")
         if k == num_classes:
@@ -536,21 +556,20 @@ def label_piece(views: LabelPool, teacher: nn.Module, numbers: list[int]) -> dic
 
 
 def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher | None = None) -> LabelPool:
-    """Read a pool, redraw its views, and make sure that it belongs to these images and, if one is given, this teacher.
+    """Read a pool and draw its views again. It must belong to these images and, if one is given, to this teacher.
 
-    UserError that says what differs, or that the file is not whole.
+    UserError that says what differs, or that the file is damaged.
     """
     kept = common.load_tensors(path, "label pool")
     settings = kept.get("settings") if isinstance(kept, dict) else None
     if not isinstance(settings, dict) or "lpqld label pool" not in str(settings.get("format")):
         raise UserError(f"label pool {path} is a torch file of something else")
     if settings["format"] != FORMAT:
-        raise UserError(
-            f"label pool {path} has the older format '{settings['format']}', not read any more: make it anew"
-        )
-    if not common.is_whole(kept):
+        raise UserError(f"label pool {path} has the older format '{settings['format']}', which is not read any more")
+    content = {name: value for name, value in kept.items() if name not in ("digest", "kept as", "kept_as")}
+    if kept.get("digest") != common.digest(content):
         raise UserError(f"label pool {path} has been altered: its content does not match its checksum")
-    made = Protocol(**{name: settings[name] for name in LABEL_SETTINGS})
+    made = Labels(**{name: settings[name] for name in Labels.__dataclass_fields__})
     teacher_digest = teacher.info["digest"] if teacher else settings["teacher (hash)"]
     ours = pool_settings(made, data, distilled, teacher_digest, settings["seed"])
     for name, value in ours.items():
@@ -559,33 +578,23 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
     values = kept["values"].to(data.device)
     classes = None
     if made.top_k < data.num_classes:
-        classes = unpack_classes(kept["classes"], kept["values"].shape, data.num_classes).to(data.device)
-    drawn = draw_views(len(values), len(distilled.images), made, distilled.images.shape[-1], settings["seed"])
-    order, draws = (x.to(data.device) for x in drawn)
+        classes = unpack_classes(kept["classes"], values.shape, data.num_classes).to(data.device)
+    views = draw_views(len(values), made, distilled, data.colours, settings["seed"])
     info = {"file": str(path), "bytes": path.stat().st_size, "digest": kept["digest"], "settings": settings}
-    pool = LabelPool(made, values, classes, order, draws, data, distilled.images, info)
-    if not torch.allclose(pool.sketch(), kept["sketch"], atol=1e-2):
-        raise UserError(f"label pool {path}: its views, redrawn here, are not those that were labelled")
+    return LabelPool(made, views, values, classes, data.num_classes, info)
+
+
+def label_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: Labels, seed: int) -> LabelPool:
+    """The pool of these images, this teacher and these settings: made once, then read."""
+    settings = pool_settings(labels, data, distilled, teacher.info["digest"], seed)
+    folder = common.stage_folder(data, f"labels-{distilled.name}-p{labels.prune:g}-k{labels.top_k}", settings)
+    path = folder / "labels.pt"
+    if not common.from_first(path.exists):
+        make_pool(data, teacher, distilled, labels, seed, path)
+    pool = load_pool(path, data, distilled, teacher)
+    if pool.info["settings"] != settings:
+        raise UserError(f"{path} was made with other settings: delete it, and it is made again")
     return pool
-
-
-def protocol_of_pool(protocol: Protocol, pool: LabelPool, epochs) -> Protocol:
-    """For a student of a stored pool: the protocol, with the pool's settings for its labels."""
-    labels = {name: getattr(pool.made, name) for name in LABEL_SETTINGS}
-    labels["epochs"] = epochs or pool.made.epochs
-    return replace(protocol, **labels)
-
-
-def label_pool(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, seed: int) -> LabelPool:
-    """The pool of these images, teacher and settings: made once, then read."""
-    settings = pool_settings(protocol, data, distilled, teacher.info["digest"], seed)
-
-    def make(folder):
-        make_pool(data, teacher, distilled, protocol, seed, folder / "labels.pt")
-
-    name = f"labels-{distilled.name}-p{protocol.prune:g}-k{protocol.top_k}"
-    folder, _ = common.stage(data, name, settings, make, "labels.pt")
-    return load_pool(folder / "labels.pt", data, distilled, teacher)
 
 
 def index_type(num_classes: int):
@@ -597,14 +606,14 @@ def class_bits(num_classes: int) -> int:
 
 
 def pack_classes(classes: Tensor, num_classes: int) -> Tensor:
-    """Class indices in ceil(log2 C) bits each, as bit planes, lowest first: uint8 [bits, ceil(number / 8)]."""
+    """Class indices in ceil(log2 C) bits each, as bit planes, the lowest first: uint8 [bits, ceil(number / 8)]."""
     flat = classes.flatten().numpy()
     planes = [np.packbits((flat >> bit & 1).astype(bool)) for bit in range(class_bits(num_classes))]
     return torch.from_numpy(np.stack(planes))
 
 
 def unpack_classes(planes: Tensor, shape, num_classes: int) -> Tensor:
-    """The indices of pack_classes, in their shape."""
+    """The inverse of pack_classes: class indices of this shape."""
     classes = torch.zeros(math.prod(shape), dtype=index_type(num_classes))
     for bit, plane in enumerate(planes.numpy()):
         classes += torch.from_numpy(np.unpackbits(plane, count=len(classes))).to(classes.dtype) << bit
@@ -614,64 +623,67 @@ def unpack_classes(planes: Tensor, shape, num_classes: int) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 # The ablation
 
-
-ABLATION = {  # P pruning, Q quantization, DKR dynamic knowledge reuse, CA calibrated alignment
-    "full labels": {"prune": 0.0, "top_k": None, "reuse": "none", "calibrate": False},
-    "P": {"top_k": None, "reuse": "none", "calibrate": False},
-    "P + Q": {"reuse": "none", "calibrate": False},
-    "P + Q + DKR": {"calibrate": False},
-    "P + Q + DKR + CA": {},  # all of it: the protocol as it stands
-    "P + DKR + CA": {"top_k": None},
+ALL_LOGITS = 2**31  # as many as there are classes
+ABLATION = {  # name of the row: (changes to the labels, changes to the training)
+    "full labels": ({"prune": 0.0, "top_k": ALL_LOGITS}, {"reuse": "none", "calibrate": False}),
+    "P": ({"top_k": ALL_LOGITS}, {"reuse": "none", "calibrate": False}),
+    "P + Q": ({}, {"reuse": "none", "calibrate": False}),
+    "P + Q + DKR": ({}, {"calibrate": False}),
+    "P + Q + DKR + CA": ({}, {}),
+    "P + DKR + CA": ({"top_k": ALL_LOGITS}, {}),
 }
 
 
 def ablation(
-    data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, arch: str, seeds, seed: int
+    data: Dataset,
+    teacher: Teacher,
+    distilled: Distilled,
+    labels: Labels,
+    training: Training,
+    arch: str,
+    seeds,
+    seed: int,
 ) -> dict:
-    """P, Q, DKR and CA switched on one after the other, then without Q, which says what Q costs; a row is printed as
-    soon as it is there."""
+    """Switch on P, Q, DKR and CA one after the other; then leave out Q, which shows what Q costs. Print a table."""
+    pools = {}
+    rows = {}
+    for name, (label_changes, training_changes) in ABLATION.items():
+        made = replace(labels, **label_changes)
+        made.top_k = min(made.top_k, data.num_classes)
+        key = (made.prune, made.top_k)
+        pools[key] = pools.get(key) or label_pool(data, teacher, distilled, made, seed)
+        rows[name] = students(data, distilled, pools[key], replace(training, **training_changes), arch)
+    if common.world > 1:  # the processes share the students of all rows
+        common.make_all({path: make for row in rows.values() for path, make in row.jobs(seeds).items()})
+
+    about = f"{training.epochs} epochs; p {labels.prune}, MR-{labels.top_k}"
+    print(f"student:  {common.student_line(data, arch, training.lr)}, {training.optimizer}, {about}")
+    print(f"\n{'labels':16}{'bytes':>12}{'smaller':>9}   top-1, %       top-5, %       ({len(seeds)} students each)")
+    shown = {}
+    for name, row in rows.items():
+        result = common.train_students(row, seeds)
+        shown[name] = {key: value for key, value in result.items() if key not in ("images", "students", "reused")}
+        size = f"{result['label_bytes']:>12,}{result['times_smaller']:8.1f}x"
+        print(f"{name:16}{size}   {common.spread(result['top1']):15}{common.spread(result['top5'])}", flush=True)
+
     settings = {
         "stage": "ablation",
-        "data": data.describe(),
         "images": distilled.info["digest"],
         "teacher": teacher.info["digest"],
         "arch": arch,
         "width": data.default_width,
-        "protocol": asdict(protocol),
+        "labels": asdict(labels),
+        "training": asdict(training),
         "seeds": list(seeds),
     }
-    protocols = {name: replace(protocol, **parts) for name, parts in ABLATION.items()}
-    for row in protocols.values():
-        row.top_k = row.top_k or data.num_classes
-
-    def train_row(name, seeds):
-        pool = label_pool(data, teacher, distilled, protocols[name], seed)
-        return train_students(data, distilled, pool, protocols[name], arch, seeds)
-
-    def table():
-        folder = common.stage_folder(data.runs, f"ablation-{distilled.name}-{arch}", settings)
-        of_all = f"{protocol.epochs} epochs; p {protocol.prune}, MR-{protocol.top_k}"
-        print(f"students: {arch}, {protocol.optimizer}, {of_all}")
-        print(f"\n{'labels':16}{'bytes':>12}{'smaller':>9}   top-1, %       top-5, %       ({len(seeds)} x trained)")
-        rows = {}
-        for name in protocols:
-            result = train_row(name, seeds)
-            left_out = ("images", "students", "reused")
-            rows[name] = {key: value for key, value in result.items() if key not in left_out}
-            size = f"{result['label_bytes']:>12,}{result['times_smaller']:8.1f}x"
-            print(f"{name:16}{size}   {common.spread(result['top1']):15}{common.spread(result['top5'])}", flush=True)
-        result = {"rows": rows, "settings": settings, "teacher": teacher.info, "images": distilled.info}
-        file = folder / "ablation.json"
-        common.save_kept(file, {**result, "made_with": common.made_with(data.device)})
-        print(f"\nresult:   {file}")
-        return {**result, "file": str(file)}
-
-    if common.world > 1:  # the processes share the labels of each row, then the students of all; table() finds them
-        for row in protocols.values():
-            label_pool(data, teacher, distilled, row, seed)
-        jobs = itertools.product(protocols, seeds)
-        common.share(list(jobs), lambda job: train_row(job[0], [job[1]]))
-    return common.once(table)
+    file = common.stage_folder(data, f"ablation-{distilled.name}-{arch}", settings) / "ablation.json"
+    result = {"rows": shown, "settings": settings, "teacher": teacher.info, "images": distilled.info}
+    result["made_with"] = common.made_with(data.device)
+    if common.rank == 0:
+        common.save(file, result)
+    print(f"\nteacher:  {teacher.info['accuracy']:.1f}; chance: {100 / data.num_classes:.1f}")
+    print(f"result:   {file}")
+    return {**result, "file": str(file)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -679,25 +691,38 @@ def ablation(
 
 
 def read_options(argv):
-    parser = common.common_options(__doc__)
+    parser = common.Parser(__doc__)
     add = parser.add_argument
     positive = common.at_least(1)
-    add("--images", default="lpld", help=synthesize.IMAGES_HELP)
-    add("--labels", type=common.path_of, help="a stored label pool, instead of a teacher (default: made here, once)")
-    add("--prune", type=common.at_least(0, float, 0.9999), help="share of the label batches pruned away (default: 0.9)")
-    add("--top-k", type=positive, help="logits kept of each label (default: by data set; all classes: no quantization)")
-    add("--batch-size", type=positive, help="images per label batch (default: by data set)")
-    add("--epochs", type=positive, help="of the student, and those that the pruning counts from (default: by data set)")
-    add("--mix", choices=MIXES, help="how views are mixed (default: by data set, mostly cutmix)")
-    add("--protocol", choices=PROTOCOLS, help="released settings to start from (default: those of the data set)")
-    add("--reuse", choices=("step", "cosine", "none"), help="DKR's schedule of the labels' temperature (default: step)")
-    add("--no-calibration", action="store_true", help="the student's temperature is the labels' (default: CA)")
-    add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: by data set)")
-    add("--repeats", type=positive, help="students, with seeds --seed, --seed + 1, ... (default: 1, ablation 3)")
-    add("--ablation", action="store_true", help="full labels; P; P + Q; ... one after the other, as a table")
+    add("--images", default="lpld", help=f"{synthesize.IMAGES_HELP} (default: lpld)")
+    add("--labels", type=common.path_of, help="train from this stored label pool, without a teacher")
+    add("--prune", type=common.at_least(0, float, 0.9999), help="p, share of the label batches to leave out (default: "
+        "0.9; imagenet-21k 0.95)")  # fmt: skip
+    add("--top-k", type=positive, help="logits kept of each label (default: imagenet-1k 50, imagenet-21k 200, "
+        "tinyimagenet 20, else C / 20 and at least 3; C means no quantization)")  # fmt: skip
+    add("--batch-size", type=positive, help="images per label batch (default: imagenet-1k 128, imagenet-21k 32, "
+        "tinyimagenet 64, else a fifth of the images, 10 to 128)")  # fmt: skip
+    add("--epochs", type=positive, help="epochs of the student (default: 300; tinyimagenet 100)")
+    add("--mix", choices=MIXES, help="how views are mixed (default: cutmix; imagenet-21k cutout, tinyimagenet none)")
+    add(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="take the settings of this data set (default: --dataset, else imagenet-1k)",
+    )
+    add("--reuse", choices=("step", "cosine", "none"), help="DKR: how the labels' temperature falls (default: step)")
+    add("--no-calibration", action="store_true", help="switch off CA: the student's temperature is the labels'")
+    add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: 1e-3; imagenet-21k 2e-3, "
+        "tinyimagenet 0.2 with SGD)")  # fmt: skip
+    add(
+        "--repeats",
+        type=positive,
+        help="number of students, with seeds --seed, --seed + 1 ... (default: 1, ablation 3)",
+    )
+    add("--ablation", action="store_true", help="a table: full labels; P; P + Q; ... one after the other")
+    common.add_common_options(parser)
     args = parser.parse_args(argv)
-    about_making = {name: getattr(args, name) for name in ("prune", "top_k", "batch_size", "mix", "ablation")}
-    for name, value in about_making.items():
+    of_labels = {name: getattr(args, name) for name in ("prune", "top_k", "batch_size", "mix", "ablation")}
+    for name, value in of_labels.items():
         if args.labels and value is not None and value is not False:
             raise UserError(f"--{name.replace('_', '-')} is about making labels: not with --labels {args.labels}")
     if args.labels and args.images in synthesize.METHODS:
@@ -710,15 +735,14 @@ def read_options(argv):
 def main(argv=None) -> dict:
     args = read_options(argv)
     data, arch, teacher_arch = common.start(args)
-    names = ("epochs", "batch_size", "prune", "top_k", "mix", "reuse", "lr")
-    given = {name: getattr(args, name) for name in names}
-    given["calibrate"] = not args.no_calibration
-
-    distilled = synthesize.find_images(args.images, data, args.ipc, teacher_arch)  # None: they are to be made
+    distilled = synthesize.find_images(args.images, data, args.ipc, teacher_arch)  # None: they are made below
     count = len(distilled.images) if distilled else (args.ipc or 10) * data.num_classes
-    protocol = protocol_for(data, count, args.protocol, **given)
+    labels = labels_for(
+        data, count, args.protocol,
+        epochs=args.epochs, batch_size=args.batch_size, prune=args.prune, top_k=args.top_k, mix=args.mix,
+    )  # fmt: skip
     if not args.labels:
-        check_protocol(protocol, count, data)
+        check_labels(labels, count, data)
     teacher = None
     if args.teacher or not args.labels:
         teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
@@ -728,26 +752,29 @@ def main(argv=None) -> dict:
         distilled.info["within_class_similarity"] = similarity
         if similarity is not None:
             print(f"          cosine similarity of the teacher's features within a class: {similarity:.3f}")
+
+    pool = load_pool(args.labels, data, distilled, teacher) if args.labels else None
+    epochs = args.epochs or (pool.made if pool else labels).epochs
+    training = training_for(
+        data, args.protocol, epochs=epochs, reuse=args.reuse, calibrate=not args.no_calibration, lr=args.lr
+    )
     seeds = range(args.seed, args.seed + (args.repeats or (3 if args.ablation else 1)))
     if args.ablation:
-        return ablation(data, teacher, distilled, protocol, arch, seeds, args.seed)
+        return ablation(data, teacher, distilled, labels, training, arch, seeds, args.seed)
 
-    if args.labels:
-        pool = load_pool(args.labels, data, distilled, teacher)
-        protocol = protocol_of_pool(protocol, pool, args.epochs)
-    else:
-        pool = label_pool(data, teacher, distilled, protocol, args.seed)
+    pool = pool or label_pool(data, teacher, distilled, labels, args.seed)
     made = pool.made
     logits = f"{made.top_k} of {data.num_classes} logits each"
     print(f"labels:   {len(pool.values)} label batches of {made.batch_size}, {logits}: {pool.info['bytes']:,} bytes in "
           f"{pool.info['file']}")  # fmt: skip
-    result = train_students(data, distilled, pool, protocol, arch, seeds)
-    ways = f"DKR {protocol.reuse}, CA {'on' if protocol.calibrate else 'off'}"
+    print(f"student:  {common.student_line(data, arch, training.lr)}")
+    ca = "on" if training.calibrate else "off"
     per_epoch = f"{pool.per_epoch} x {made.batch_size} images"
-    print(f"student:  {arch}: {ways}, {protocol.optimizer}, {protocol.epochs} epochs of {per_epoch}")
-    common.print_result(result, teacher)
-    print(f"\n{'label storage':36}{result['label_bytes']:>12,} bytes")
-    print(f"{'fp16 labels for every epoch':36}{result['full_label_bytes']:>12,} bytes: {result['times_smaller']:.1f} x")
+    print(f"          DKR {training.reuse}, CA {ca}, {training.optimizer}, {training.epochs} epochs of {per_epoch}")
+    result = common.train_students(students(data, distilled, pool, training, arch), seeds)
+    common.print_result(result, data, teacher, "--prune 0 --top-k C (full labels), --images random")
+    print(f"\n{'label storage':38}{result['label_bytes']:>12,} bytes")
+    print(f"{'fp16 labels for every epoch':38}{result['full_label_bytes']:>12,} bytes: {result['times_smaller']:.1f} x")
     return result
 
 

@@ -1,19 +1,19 @@
 """Distilled images: random (the baseline), RDED (CVPR 2024), SRe2L (NeurIPS 2023) and LPLD (NeurIPS 2024, TPAMI 2026).
 
     python synthesize.py --method random --ipc 10                    # real images of the embedded data set
-    python synthesize.py --method rded --dataset cifar100 --ipc 10   # the teacher's favourite crops of real images
-    python synthesize.py --method sre2l --dataset cifar100 --ipc 10  # optimised to the teacher's BatchNorm statistics
-    python synthesize.py --method lpld --dataset cifar100 --ipc 10   # the same class by class, to class-wise statistics
+    python synthesize.py --method rded --dataset cifar100 --ipc 10   # crops of real images that the teacher is sure of
+    python synthesize.py --method sre2l --dataset cifar100 --ipc 10  # images optimised to the teacher's BatchNorm
+    python synthesize.py --method lpld --dataset cifar100 --ipc 10   # the same, class by class
 
-Writes an ImageFolder of PNGs under --out (00000/00000.png, ...), settings.json and a picture of it, grid.png. Reads
-distilled sets as they are found in the wild: RDED's, SRe2L's and LPLD's folders, and GIFT's data.pt.
+It writes PNGs in class folders under --out (00000/00000.png, ...), and grid.png, a picture of the set. It reads the
+distilled sets that others publish: RDED's, SRe2L's and LPLD's folders, and GIFT's data.pt.
 """
 
+import json
 import os
 import re
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -31,15 +31,15 @@ from common import Dataset, Teacher, UserError
 
 METHODS = ("random", "rded", "sre2l", "lpld")
 RECOVERED = ("sre2l", "lpld")  # optimised to fit a teacher's BatchNorm statistics
-CLASSES_PER_PIECE = 16  # at most, of what is made class by class
-IMAGES_HELP = f"distilled set: a folder or data.pt, or one of {', '.join(METHODS)}, made here"
+CLASSES_PER_PIECE = 16  # at most; a killed run loses one piece, and processes share the pieces
+IMAGES_HELP = f"distilled set: a folder or a data.pt file, or one of {', '.join(METHODS)} to make one"
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Random real images: what every distilled set has to beat
+# Random real images: the baseline of every distilled set
 
 
 def pick_random(data: Dataset, label: int, count: int, seed: int) -> Tensor:
-    """Indices [count] of training images of a class, drawn without replacement; of all, where it has fewer."""
+    """Indices [count] of random training images of a class, without replacement; all, if the class has fewer."""
     members = (data.train.labels == label).nonzero().flatten().cpu()
     return members[common.shuffled(len(members), seed, common.CHOICE, label)[:count]]
 
@@ -47,20 +47,20 @@ def pick_random(data: Dataset, label: int, count: int, seed: int) -> Tensor:
 def random_images(data: Dataset, ipc: int, seed: int) -> Tensor:
     """Real images, uint8 [C * ipc, 3, S, S], class by class."""
     picked = [pick_random(data, label, ipc, seed) for label in range(data.num_classes)]
-    return data.train.pick(torch.cat(picked))
+    return data.train.load(torch.cat(picked))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # RDED (arXiv 2312.03526; released code: LINs-lab/RDED, synthesize/)
 
-RDED_IMAGES = 300  # real images looked at per class
-RDED_CROPS = 5  # crops tried of each
+RDED_IMAGES = 300  # real images per class to choose from
+RDED_CROPS = 5  # crops tried of each image
 
 
 def square_crops(images: Tensor, u: np.ndarray, size: int) -> Tensor:
-    """Random square crops (area scale 0.08 to 1, ratio 1) [n * crops, 3, size, size] of [n, 3, H, W], all in 0 ... 255.
+    """Random square crops of images [n, 3, H, W], resized to [n * crops, 3, size, size]; pixels are 0 ... 255.
 
-    u: uniforms [n, crops, 10, 4]. Bilinear, antialiased, as released.
+    The area is 0.08 to 1 of the image. u: uniforms [n, crops, 10, 4]. Bilinear and antialiased, as released.
     """
     height, width = images.shape[2:]
     boxes = common.crop_boxes(u, height, width, scale=(0.08, 1), ratio=(1, 1))
@@ -70,7 +70,7 @@ def square_crops(images: Tensor, u: np.ndarray, size: int) -> Tensor:
 
 
 def crops_of_each(images: list[Tensor], u: np.ndarray, size: int, device) -> Tensor:
-    """square_crops of images [3, H, W] of one size, or of several."""
+    """square_crops of images [3, H, W], which may differ in size."""
     if len({image.shape for image in images}) == 1:
         return square_crops(torch.stack(images).to(device), u, size)
     crops = []
@@ -81,9 +81,9 @@ def crops_of_each(images: list[Tensor], u: np.ndarray, size: int, device) -> Ten
 
 @torch.no_grad()
 def realism_losses(teacher: nn.Module, patches: Tensor, label: int, side: int, colours) -> Tensor:
-    """The teacher's cross-entropy [n] for a class on patches [n, 3, s, s], normalised, then zero-padded to `side`.
+    """The teacher's cross-entropy [n] for one class, on patches [n, 3, s, s] that are zero-padded to `side`.
 
-    Released: with ImageNet's colours on every data set.
+    Patches are normalised with the data set's colours (released: ImageNet's for every data set).
     """
     losses = []
     for part in patches.split(500):
@@ -97,9 +97,9 @@ def realism_losses(teacher: nn.Module, patches: Tensor, label: int, side: int, c
 
 
 def select_patches(losses: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """RDED's choice from losses [images, crops]: of each image its best crop, of these the `count` lowest, best first.
+    """RDED's choice from losses [images, crops]: the best crop of each image, then the `count` best of these.
 
-    Returns (image indices, crop indices), each [count]; ties go to the smaller index.
+    Returns (image indices, crop indices), each [count], the lowest loss first. On ties the smaller index is first.
     """
     best, crop = losses.min(1)
     image = best.argsort(stable=True)[:count]
@@ -107,20 +107,20 @@ def select_patches(losses: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def tile_patches(patches: Tensor, factor: int) -> Tensor:
-    """Mosaics [n, 3, f * s, f * s] from ranked patches [n * f^2, 3, s, s]: image j is ranks j, j + n, ..."""
+    """Mosaics [n, 3, f * s, f * s] from ranked patches [n * f^2, 3, s, s]. Image j is made of ranks j, j + n, ..."""
     grid = patches.unflatten(0, (factor, factor, -1))  # [row, column, n, 3, s, s]
     return grid.permute(2, 3, 0, 4, 1, 5).flatten(4).flatten(2, 3)
 
 
 def rded(data: Dataset, teacher: Teacher, classes: list[int], ipc: int, factor: int, seed: int) -> Tensor:
-    """RDED's images of some classes, one class after the other: uint8 [len(classes) * ipc, 3, S, S].
+    """RDED's images of these classes, class by class: uint8 [len(classes) * ipc, 3, S, S].
 
-    Released scripts: 300 images of a class, 5 crops of each, resized to side / factor.
+    As in the released scripts: 300 images of a class, 5 crops of each, resized to side / factor.
     """
     size = data.image_size // factor
     chosen = []
 
-    def read(label):  # crops are of the images as stored, not of their test view
+    def read(label):  # the images as they are stored, not at the side in use
         with ThreadPoolExecutor(common.cores()) as pool:
             return list(pool.map(data.train.original, pick_random(data, label, RDED_IMAGES, seed).tolist()))
 
@@ -139,7 +139,7 @@ def rded(data: Dataset, teacher: Teacher, classes: list[int], ipc: int, factor: 
 
 @dataclass
 class Recovery:
-    """Settings of the recovery; Adam with betas (0.5, 0.9) and eps 1e-8, cosine learning rate to 0."""
+    """Settings of the recovery. Adam has betas (0.5, 0.9) and eps 1e-8; its learning rate falls to 0 as a cosine."""
 
     lr: float
     r_bn: float  # weight of the BatchNorm term
@@ -159,7 +159,7 @@ SRE2L_CLASSES = 100  # classes per batch, released
 
 
 def sre2l_settings(data: Dataset) -> Recovery:
-    """The released settings of a data set, whatever its side; the nearest in side where none are released (ours)."""
+    """The released settings of a data set. Ours: other data sets take those of the nearest side."""
     if data.name in SRE2L:
         return SRE2L[data.name]
     if data.image_size <= 32:
@@ -174,9 +174,9 @@ def batchnorms(model: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 class MeanAndVariance(torch.autograd.Function):
-    """Mean and biased variance over the middle dimension of [G, N, C], each [G, C]: torch.var_mean, only faster.
+    """Mean and biased variance over the middle dimension of [G, N, C], each [G, C]. Like torch.var_mean, but faster.
 
-    Its backward is one pass over the pixels instead of four, and its forward on a CPU takes a quarter of the time.
+    Its backward is one pass over the pixels instead of four. On a CPU its forward takes a quarter of the time.
     """
 
     @staticmethod
@@ -200,8 +200,8 @@ class MeanAndVariance(torch.autograd.Function):
 def bn_distance(x: Tensor, mean: Tensor, variance: Tensor, groups: int) -> Tensor:
     """||mean(x) - mean||_2 + ||var(x) - variance||_2 for each group of images, [groups].
 
-    x [groups * n, C, H, W]: input of a BatchNorm layer, one group after the other; its mean and biased variance are
-    taken over images and pixels of a group. mean, variance: [C], or [groups, C].
+    x [groups * n, C, H, W] is the input of a BatchNorm layer, one group after the other. mean(x) and the biased var(x)
+    are over the images and pixels of a group. mean, variance: [C] for all groups, or [groups, C].
     Source: SRe2L's released code, recover/utils.py, BNFeatureHook.
     """
     pixels = x.float().permute(0, 2, 3, 1).reshape(groups, -1, x.shape[1])  # no copy in channels_last
@@ -209,25 +209,9 @@ def bn_distance(x: Tensor, mean: Tensor, variance: Tensor, groups: int) -> Tenso
     return (avg - mean).norm(dim=1) + (var - variance).norm(dim=1)
 
 
-@dataclass
-class Groups:
-    """Batches of images that are recovered together, and what each of them is recovered to."""
-
-    targets: Tensor  # [groups, n]: classes
-    statistics: list  # (mean, variance) of each BatchNorm layer, each [C], or [groups, C]
-    ids: list  # the numbers that a group's noise and views are drawn from
-
-    def part(self, some: Tensor):
-        """Some of them, by their places."""
-        own = []
-        for layer in self.statistics:
-            own.append([x[some.to(x.device)] if x.dim() == 2 else x for x in layer])
-        return Groups(self.targets[some], own, [self.ids[i] for i in some.tolist()])
-
-
 @contextmanager
 def watching(layers, take):
-    """take(number, input) for each of these layers, at every forward within."""
+    """Inside, each forward pass calls take(number of the layer, its input) for each of these layers."""
 
     def hook_of(number):
         def hook(layer, inputs):
@@ -243,19 +227,30 @@ def watching(layers, take):
             hook.remove()
 
 
-def recover(teacher: nn.Module, todo: Groups, setting: Recovery, data: Dataset, seed: int, progress: Path) -> Tensor:
+def recover(
+    teacher: nn.Module,
+    targets: Tensor,
+    statistics: list,
+    ids: list[int],
+    setting: Recovery,
+    data: Dataset,
+    seed: int,
+    progress: Path,
+) -> Tensor:
     """Optimise groups of images from noise, all groups at once; uint8 [groups * n, 3, S, S].
 
-    A group is one batch of the papers. Each iteration draws one view per group. Group losses are summed, the teacher is
-    in eval mode and Adam acts on each pixel alone, so groups do not feel each other: this is group-by-group
-    optimisation, only faster.
-    Loss of a group: mean CE(teacher(view), class) + r_bn * sum over layers of w_l * bn_distance. The last iterate is
-    kept, as released.
+    targets [groups, n]: the class of each image. statistics: (mean, variance) of each BatchNorm layer, [C] for all
+    groups or [groups, C]. ids: the number of each group, from which its noise and its views are drawn.
+
+    The loss of a group is mean CE(teacher(view), class) + r_bn * sum over layers of w_l * bn_distance. The last iterate
+    is kept, as released. A group is one batch of the papers; each iteration draws one view for the group. The losses of
+    the groups are summed, the teacher is in eval mode, and Adam treats each pixel alone. So the groups do not influence
+    each other: this is the same as one group after the other, only faster.
     """
-    groups, n = todo.targets.shape
+    groups, n = targets.shape
     side = data.image_size
     device = data.device
-    canvas, views = noise_and_views(todo.ids, n, setting, side, seed, device)
+    canvas, views = noise_and_views(ids, n, setting, side, seed, device)
     images = canvas[0]
     low = common.normalize(torch.zeros(1, 3, 1, 1, device=device), data.colours)
     high = common.normalize(torch.ones(1, 3, 1, 1, device=device), data.colours)
@@ -266,18 +261,18 @@ def recover(teacher: nn.Module, todo: Groups, setting: Recovery, data: Dataset, 
 
     layers = batchnorms(teacher)
     weights = [setting.first_bn] + [1.0] * (len(layers) - 1)
-    targets = todo.targets.to(device).flatten()
+    targets = targets.to(device).flatten()
     distances = {}
     log = {}
 
     def measure(number, x):
-        mean, variance = todo.statistics[number]
+        mean, variance = statistics[number]
         distances[number] = bn_distance(x, mean, variance, groups)
 
     with watching(layers, measure):
-        for step in common.Resumable(progress, setting.iterations, "recovering", log, 50, "iteration", **modules):
+        for step in common.resumable(progress, setting.iterations, "recovering", log, 50, "iteration", **modules):
             view = views[step]
-            together = images.view(groups, n * 3, side, side)  # a group's images share one view
+            together = images.view(groups, n * 3, side, side)  # the images of a group share one view
             viewed = common.resized_crop(together, view[:, :4], side, flip=view[:, 4] > 0, roll=view[:, 5:])
             viewed = viewed.view(-1, 3, side, side).contiguous(memory_format=torch.channels_last)
             class_losses = F.cross_entropy(teacher(viewed), targets, reduction="none")
@@ -295,7 +290,7 @@ def recover(teacher: nn.Module, todo: Groups, setting: Recovery, data: Dataset, 
 
 
 def noise_and_views(ids, n, setting: Recovery, side, seed, device) -> tuple[nn.ParameterList, Tensor]:
-    """Where each group begins, as the one parameter [groups * n, 3, S, S], and its views [iterations, groups, 7]."""
+    """The noise that groups start from, as one parameter [groups * n, 3, S, S]; views [iterations, groups, 7]."""
     noise = [common.random_stream(seed, common.NOISE, i).standard_normal((n, 3, side, side)) for i in ids]
     pixels = torch.from_numpy(np.stack(noise).astype(np.float32)).to(device).flatten(0, 1)
     views = []
@@ -306,9 +301,9 @@ def noise_and_views(ids, n, setting: Recovery, side, seed, device) -> tuple[nn.P
 
 
 def crop_flip_roll_draws(count: int, side: int, roll: tuple[int, int], crop: bool, *seed: int) -> Tensor:
-    """`count` views, int64 [count, 7]: crop box (4), flip, roll down and right (inclusive range `roll`).
+    """`count` views, int64 [count, 7]: crop box (4), flip, roll down and right (from roll[0] to roll[1] pixels).
 
-    Without `crop` the box is the whole image and nothing is flipped (SRe2L on CIFAR).
+    Without `crop` the box is the whole image, and there is no flip (SRe2L on CIFAR).
     """
     u = common.random_stream(*seed).random_sample((count, 43))
     if crop:
@@ -321,7 +316,7 @@ def crop_flip_roll_draws(count: int, side: int, roll: tuple[int, int], crop: boo
 
 
 def bytes_per_image(teacher: nn.Module, side: int, device) -> int:
-    """What the forward of one more image keeps for its backward, measured."""
+    """Bytes that the forward pass of one more image keeps for the backward pass. Measured."""
 
     def kept(count):
         total = 0
@@ -342,10 +337,10 @@ GPU_BYTES = 16 << 30
 
 
 def groups_at_once(teacher: nn.Module, n: int, side: int, device) -> int:
-    """How many groups of n images fit: into half of a GPU's memory but no more than 16 GiB, as some kernels fail beyond
-    2^31 elements, or into 2 GiB on a CPU, where more at once is not faster.
+    """How many groups of n images are recovered at once.
 
-    It depends on nothing else that is running, so the same device takes the same chunks again.
+    On a GPU: what fits into half of its memory, but no more than 16 GiB, as some kernels fail beyond 2^31 elements. On
+    a CPU: 2 GiB, as more is not faster. What else is running does not matter: a device always takes the same groups.
     """
     memory = 2 << 30
     if device.type == "cuda":
@@ -353,12 +348,17 @@ def groups_at_once(teacher: nn.Module, n: int, side: int, device) -> int:
     return max(1, memory // (n * bytes_per_image(teacher, side, device)))
 
 
-def sre2l_batches(data: Dataset, teacher: Teacher, ipc: int) -> list[Groups]:
-    """SRe2L's: one image of each of up to 100 classes, against the teacher's running statistics."""
+def sre2l_batches(data: Dataset, teacher: Teacher, ipc: int) -> list[tuple]:
+    """SRe2L's groups: one image of each of up to 100 classes, and the teacher's running statistics.
+
+    A list of (ids, targets, statistics), each for the groups of one block of classes.
+    """
     statistics = [(layer.running_mean, layer.running_var) for layer in batchnorms(teacher.model)]
-    blocks = torch.arange(data.num_classes).split(SRE2L_CLASSES)
-    ids = torch.arange(len(blocks) * ipc).view(-1, ipc).tolist()
-    return [Groups(block.expand(ipc, -1), statistics, own) for block, own in zip(blocks, ids, strict=True)]
+    batches = []
+    for number, block in enumerate(torch.arange(data.num_classes).split(SRE2L_CLASSES)):
+        ids = list(range(number * ipc, (number + 1) * ipc))
+        batches.append((ids, block.expand(ipc, -1), statistics))
+    return batches
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -373,7 +373,7 @@ LPLD = {  # released scripts tiny_recover.sh, imagenet1k_recover.sh, in21k_recov
 
 
 def lpld_settings(data: Dataset) -> Recovery:
-    """The released settings; where none are, Tiny's for sides of 33 to 64 px, else SRe2L's (our choice)."""
+    """The released settings. Ours: other data sets take Tiny's for sides of 33 to 64 px, else SRe2L's."""
     if data.name not in LPLD and 32 < data.image_size <= 64:
         return LPLD["tinyimagenet"]
     return LPLD.get(data.name) or sre2l_settings(data)
@@ -384,17 +384,17 @@ SQUEEZE_BATCH = 200
 
 @torch.no_grad()
 def class_statistics(teacher: nn.Module, data: Dataset, classes: list[int]) -> list[tuple[Tensor, Tensor]]:
-    """Squeeze: mean and biased variance, each [len(classes), C], of every BatchNorm layer's input, class by class.
+    """Squeeze: mean and biased variance, each [len(classes), C], of the input of every BatchNorm layer, class by class.
 
-    Exact, over all images and pixels of a class, in one pass over its un-augmented images, teacher in eval mode.
-    The released code augments, and keeps a running average (momentum 0.1, from mean 0 and variance 1) of statistics
-    within a batch and class. Of the classes in a batch 97 % have a single image there on ImageNet-1K (64 images per
-    GPU) and 49 % on Tiny-ImageNet (256): the variance *between* images is missing.
+    They are exact: over all images and pixels of a class, without augmentation, in one pass, teacher in eval mode.
+    The released code augments the images. It keeps a running average (momentum 0.1, from mean 0 and variance 1) of the
+    statistics of each class within a batch. On ImageNet-1K (64 images per GPU) 97 % of the classes in a batch have a
+    single image there, on Tiny-ImageNet (256 images) 49 %. So the variance between images is missing.
     """
     layers = batchnorms(teacher)
     moments = {}
 
-    def measure(number, x):  # about the layer's own mean, so that no digits cancel in E[x^2] - E[x]^2
+    def measure(number, x):  # around the layer's own mean, so that E[x^2] - E[x]^2 loses no digits
         x = x - layers[number].running_mean[:, None, None]
         moments[number] = torch.stack([x.mean((2, 3)), x.square().mean((2, 3))])  # [2, B, channels]
 
@@ -414,49 +414,41 @@ def class_statistics(teacher: nn.Module, data: Dataset, classes: list[int]) -> l
 
 
 def squeeze(data: Dataset, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
-    """class_statistics of this teacher and data set, for all classes: taken once, then read."""
-    settings = {"stage": "class statistics", "data": data.describe(), "teacher": teacher.info["digest"]}
-    parts = common.cut(data.num_classes, CLASSES_PER_PIECE, common.PIECES)
+    """class_statistics of all classes: computed once, then read."""
+    settings = {"stage": "class statistics", "teacher": teacher.info["digest"]}
+    folder = common.stage_folder(data, f"statistics-{teacher.info['arch']}", settings)
+    pieces = {}
+    for part in common.cut(data.num_classes, CLASSES_PER_PIECE, common.PIECES):
+        file = folder / f"classes-{part[0]}-{part[-1]}.pt"
+        pieces[file] = lambda _, part=part: {"layers": class_statistics(teacher.model, data, part.tolist())}
 
-    def make_piece(number, _):
-        return {"layers": class_statistics(teacher.model, data, parts[number].tolist())}
+    def join(made):
+        by_layer = zip(*[piece["layers"] for piece in made], strict=True)
+        return {"layers": [[torch.cat(own) for own in zip(*layer, strict=True)] for layer in by_layer]}
 
-    def make(folder):
-        files = [folder / f"classes-{part[0]}-{part[-1]}.pt" for part in parts]
-        common.make_pieces(files, make_piece, "class statistics")
-        if common.rank:
-            return
-        kept = [common.load_kept(file)["layers"] for file in files]
-        layers = []
-        for layer in zip(*kept, strict=True):
-            layers.append([torch.cat(own) for own in zip(*layer, strict=True)])
-        common.save_kept(folder / "statistics.pt", {"layers": layers})
-        for file in files:
-            file.unlink()
-
-    folder, _ = common.stage(data, f"statistics-{teacher.info['arch']}", settings, make, "statistics.pt")
-    layers = common.load_kept(folder / "statistics.pt")["layers"]
+    common.make_joined(folder / "statistics.pt", pieces, join, "class statistics")
+    layers = common.load(folder / "statistics.pt")["layers"]
     return [[x.to(data.device) for x in layer] for layer in layers]
 
 
-def lpld_batches(data: Dataset, statistics, ipc: int) -> list[Groups]:
-    """LPLD's: all images of a class, against that class's statistics.
+def lpld_batches(data: Dataset, statistics, ipc: int) -> list[tuple]:
+    """LPLD's groups: all images of a class, and that class's statistics. As sre2l_batches returns them.
 
-    That, and r_bn on Tiny-ImageNet, is all that parts it from SRe2L.
+    This, and r_bn on Tiny-ImageNet, is the only difference from SRe2L.
     """
     classes = torch.arange(data.num_classes)
-    return [Groups(classes[:, None].expand(-1, ipc), statistics, classes.tolist())]
+    return [(classes.tolist(), classes[:, None].expand(-1, ipc), statistics)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# How little the images of a class differ
+# Similarity within a class
 
 
 @torch.no_grad()
 def within_class_similarity(features: Tensor, labels: Tensor) -> float | None:
-    """Mean cosine similarity of features [N, D] over all pairs of different images of a class; None if there is none.
+    """Mean cosine similarity of features [N, D] over all pairs of images of the same class; None if there is no pair.
 
-    LPLD's measure of how little the images of a class differ; features are inputs of the teacher's last linear layer.
+    LPLD measures with it how little the images of a class differ. Features are the inputs of the teacher's last layer.
     """
     features = F.normalize(features.double(), dim=1)
     sums = features.new_zeros(int(labels.max()) + 1, features.shape[1]).index_add_(0, labels, features)
@@ -467,7 +459,7 @@ def within_class_similarity(features: Tensor, labels: Tensor) -> float | None:
 
 @torch.no_grad()
 def teacher_features(teacher: nn.Module, images: Tensor, colours) -> Tensor:
-    """Inputs [N, D] of the last linear layer for the plain images; the logits of a network without one."""
+    """Inputs [N, D] of the last linear layer for the plain images, or the logits of a network without such a layer."""
     linear = [layer for layer in teacher.modules() if isinstance(layer, nn.Linear)]
     taken = []
     with watching(linear[-1:], lambda _, x: taken.append(x)):
@@ -476,7 +468,7 @@ def teacher_features(teacher: nn.Module, images: Tensor, colours) -> Tensor:
 
 
 def similarity_of(teacher: Teacher, distilled, colours) -> float | None:
-    """within_class_similarity of a set, by this teacher's features."""
+    """within_class_similarity of a distilled set, by this teacher's features."""
     features = teacher_features(teacher.model, distilled.images, colours)
     return within_class_similarity(features, distilled.labels)
 
@@ -486,13 +478,13 @@ def similarity_of(teacher: Teacher, distilled, colours) -> float | None:
 
 
 class Distilled(NamedTuple):
-    images: Tensor  # [N, 3, S, S], uint8 from a folder, float32 of about [0, 1] from data.pt; on the device
+    images: Tensor  # [N, 3, S, S], on the device: uint8 from a folder, float32 of about [0, 1] from data.pt
     labels: Tensor  # int64 [N]
-    info: dict  # folder, images per class, digest, and the settings recorded with it
+    info: dict  # name, folder, ipc, count, digest, and the settings it was made with
 
     @property
     def name(self):
-        return os.path.basename(os.path.realpath(self.info["folder"]))
+        return self.info["name"]
 
 
 def digest_of(images: Tensor, labels: Tensor) -> str:
@@ -500,9 +492,9 @@ def digest_of(images: Tensor, labels: Tensor) -> str:
 
 
 def save_distilled(folder: Path, images: Tensor, labels: Tensor):
-    """Write uint8 images as an ImageFolder of PNGs (00000/00000.png, ...) and as one picture, grid.png.
+    """Write uint8 images as PNGs in class folders (00000/00000.png, ...), and a picture of them, grid.png.
 
-    The releases of RDED and SRe2L keep JPEGs.
+    The released code of RDED and SRe2L writes JPEGs.
     """
     counts = {}
     for image, label in zip(images.cpu(), labels.tolist(), strict=True):
@@ -517,7 +509,7 @@ def save_picture(path: Path, image: Tensor):
 
 
 def save_grid(path: Path, images: Tensor, labels: Tensor):
-    """A picture of a distilled set: a row for each of the first 20 classes, up to ten images of it."""
+    """A picture of a distilled set: the first 20 classes, a row each, up to ten images."""
     images = images if images.dtype == torch.uint8 else to_bytes(images * 255)
     rows = [images[labels == label][:10].cpu() for label in labels.unique()[:20]]
     width = max(map(len, rows))
@@ -527,17 +519,15 @@ def save_grid(path: Path, images: Tensor, labels: Tensor):
 
 
 def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
-    """A distilled set as found in the wild: class folders (ours, RDED's, SRe2L's, LPLD's) or GIFT's data.pt.
+    """Read a distilled set: class folders (ours, RDED's, SRe2L's, LPLD's) or GIFT's data.pt.
 
     The class of a folder is the number in its name (00007, new007), or the data set's class of that name.
     """
     path = common.path_of(path)
     if not path.exists():
         raise UserError(f"--images {path} does not exist")
-    kept = common.read_settings(path, ours=False)
-    settings = kept.get("settings", {})
-    if kept and "made_with" not in kept:
-        raise UserError(f"--images {path} is unfinished: the command that makes it was stopped; run it again")
+    about = read_about(path, data)
+    settings = about.get("settings", {})
     file = path / "data.pt" if (path / "data.pt").exists() else path
     if file.is_dir():
         images, labels = read_distilled_folder(path, data)
@@ -546,19 +536,44 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
         images, labels, named = read_data_pt(file)
     check_fits(path, images, labels, named, data, ipc)
     digest = digest_of(images, labels)
-    if kept.get("images", digest) != digest:
+    if about.get("images", digest) != digest:
         raise UserError(f"--images {path} is not as it was made: an image is changed, missing or too many; delete it")
     count = torch.bincount(labels).max().item()
-    info = {"folder": str(path), "ipc": count, "count": len(images), "settings": settings, "digest": digest}
-    return Distilled(images.to(data.device), labels.to(data.device), info)
+    name = f"{settings['method']}-ipc{settings['ipc']}" if settings else os.path.basename(os.path.realpath(path))
+    info = {"name": name, "folder": str(path), "ipc": count, "count": len(images), "settings": settings}
+    return Distilled(images.to(data.device), labels.to(data.device), info | {"digest": digest})
+
+
+def read_about(path: Path, data: Dataset) -> dict:
+    """set.json of a set of ours, which is written last: its settings, classes and digest. {} for other sets."""
+    file = path / "set.json"
+    begun = path / "settings.json"
+    if file.exists():
+        with common.refused(f"{file} is damaged: delete the folder, and the set is made again"):
+            about = json.loads(file.read_text())
+            names = about["class_names"]
+            made_from = about["settings"]["data"]
+        if names != data.class_names:
+            odd = [pair for pair in zip(names, data.class_names, strict=False) if pair[0] != pair[1]]
+            where = f"class {names.index(odd[0][0])} was '{odd[0][0]}', here '{odd[0][1]}'" if odd else "their number"
+            raise UserError(f"--images {path} was made for other classes ({made_from['dataset']}): {where}")
+        if made_from["fingerprint"] != data.describe()["fingerprint"]:
+            print(f"hint:     {path} was made from other images of {data.name} than those here")
+        return about
+    if begun.is_file():
+        content = None
+        with suppress(ValueError):  # somebody else's
+            content = json.loads(begun.read_text())
+        if isinstance(content, dict) and content.get("stage") == "images":
+            raise UserError(f"--images {path} is unfinished: the command that makes it was stopped; run it again")
+    return {}
 
 
 def check_fits(path, images: Tensor, labels: Tensor, named, data: Dataset, ipc):
-    """Whether these are images for this data set: its name (if the file says one), side, classes, and --ipc."""
-    known = {plain_name(name) for name in common.DATASETS}
-    theirs = plain_name(named or data.name)
-    ours = plain_name(data.name)
-    if theirs in known and ours in known and theirs != ours:
+    """UserError if these are not images for this data set: its name (if the file says one), side, classes, --ipc."""
+    theirs = known_name(named or data.name)
+    ours = known_name(data.name)
+    if theirs and ours and theirs != ours:
         raise UserError(f"--images {path} is of the data set {named}, says the file; this is {data.name}")
     side = data.image_size
     if images.shape[1:] != (3, side, side):
@@ -573,77 +588,118 @@ def check_fits(path, images: Tensor, labels: Tensor, named, data: Dataset, ipc):
         raise UserError(f"--images {path} has {counts.min()} to {counts.max()} images per class, not --ipc {ipc}")
 
 
-def plain_name(dataset) -> str:
-    return re.sub(r"[^a-z0-9]", "", str(dataset).lower())
+def known_name(dataset) -> str | None:
+    """One of DATASETS, however it is spelt; None for other names. `fashion` is a part of Fashion-MNIST."""
+    known = {common.letters(name): name for name in common.DATASETS} | {"fashionmnist": "fashion"}
+    return known.get(common.letters(dataset))
 
 
 def read_data_pt(file: Path) -> tuple[Tensor, Tensor, str | None]:
     """GIFT's format: {"data": floats [N, 3, S, S] in [0, 1], "label": classes [N] or [N, 1], or soft [N, C] (DATM)}.
 
-    And, if the file says so, under "dataset", of which data set: (images, labels, name or None).
+    It may also hold "dataset", the name of the data set; and "mean" and "std", if "data" is normalised with them.
+    Pixels outside [0, 1] are taken as they are. Returns (images, labels, name or None).
     """
     kept = common.load_tensors(file, "--images")
     kept = kept if isinstance(kept, dict) else {}
-    images = kept.get("data")
-    labels = kept.get("label")
-    named = kept.get("dataset")
-    with common.refused(f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each"):
-        images = images.detach()
-        low = float(images.min())
-        high = float(images.max())
+    wrong = f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each"
+    with common.refused(wrong):
+        images = kept["data"].detach()
+        labels = torch.as_tensor(kept["label"])
+        named = kept.get("dataset")
         if images.dim() != 4 or not 0 < len(labels) == len(images) <= labels.numel():
-            raise UserError(f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each")
+            raise UserError(wrong)
         if images.dtype != torch.uint8:
-            # optimised pixels may lie a little outside, as in CIM's files; bytes as floats, or normalised ones, lie far
-            if not images.is_floating_point() or not (low >= -0.5 and high <= 1.5):
-                raise UserError(f"--images {file}: pixel values are no bytes, and far outside [0, 1] or no floats")
-            images = images.float()
-        labels = labels.flatten(1).argmax(1) if labels.numel() > len(labels) else labels.flatten()
-        if not (labels == labels.long()).all() or labels.min() < 0:
+            images = pixels_of(file, images, kept.get("mean"), kept.get("std"))
+        if labels.numel() > len(labels):
+            soft = labels.flatten(1).float()
+            if not (soft.isfinite().all() and (soft.amax(1) > soft.amin(1)).all()):
+                raise UserError(f"--images {file}: a soft label has no largest class, or is not finite")
+            labels = soft.argmax(1)
+        labels = labels.flatten()
+        if not (labels.double() == labels.long()).all() or labels.long().min() < 0:
             raise UserError(f"--images {file}: a label is no class index")
         if not isinstance(named, str | None):
             raise UserError(f"--images {file}: its 'dataset' is no name")
         return images.contiguous(), labels.long(), named
 
 
-def read_distilled_folder(path: Path, data: Dataset) -> tuple[Tensor, Tensor]:
-    folders = [entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-    label_of = labels_of_folders(path, folders, data)
-    extensions = torchvision.datasets.folder.IMG_EXTENSIONS
-    files = []
-    labels = []
-    for folder in sorted(folders, key=label_of.get):
-        pictures = [file for file in folder.iterdir() if file.suffix.lower() in extensions]
-        files += sorted(pictures, key=by_numbers)
-        labels += [label_of[folder]] * len(pictures)
-    if not files:
-        raise UserError(f"--images {path} holds no images (class folders with {', '.join(extensions)} files)")
-    with ThreadPoolExecutor(common.cores()) as pool:
-        images = list(pool.map(lambda file: common.to_tensor(common.read_image(file)), files))
-    sizes = {tuple(image.shape) for image in images}
-    if len(sizes) > 1:
-        raise UserError(f"--images {path} holds images of several sizes: {sorted(sizes)[:3]}")
-    return torch.stack(images), torch.tensor(labels)
+def pixels_of(file: Path, images: Tensor, mean, std) -> Tensor:
+    """float32 pixels, 1 is white. Optimised pixels may lie outside [0, 1]; they are not clamped."""
+    if not images.is_floating_point() or not images.isfinite().all():
+        raise UserError(f"--images {file}: pixel values are neither bytes nor finite floats")
+    images = images.float()
+    if mean is not None and std is not None:
+        mean = torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
+        images = images * torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1) + mean
+    elif images.min() < -0.5 or images.max() > 1.5:
+        raise UserError(f"--images {file}: pixel values are far outside [0, 1]; if they are normalised, the file must "
+                        "hold 'mean' and 'std'")  # fmt: skip
+    outside = ((images < 0) | (images > 1)).float().mean().item()
+    if outside:
+        print(f"hint:     {outside:.1%} of the pixels of {file} lie outside [0, 1]; they are taken as they are")
+    return images
 
 
-def by_numbers(file: Path):
-    """2.png before 10.png."""
-    return [int(number) for number in re.findall(r"\d+", file.stem)], file.name
+class NumberedFolders(common.ClassFolders):
+    """Class folders with the data set's class names or with numbers. Folders without images are left out."""
+
+    def __init__(self, path: Path, class_names: list):
+        self.class_names = class_names
+        super().__init__(path)
+
+    def find_classes(self, path):
+        names, _ = super().find_classes(path)
+        names = [name for name in names if any(map(common.is_image, Path(path, name).rglob("*")))]
+        if all(name in self.class_names for name in names):
+            return names, {name: self.class_names.index(name) for name in names}
+        return names, numbers_of_folders(path, names)
 
 
-def labels_of_folders(path, folders, data: Dataset) -> dict:
-    """The class of each folder: by name, or by number: new1000 comes after new999, not before new101."""
-    if all(folder.name in data.class_names for folder in folders):
-        return {folder: data.class_names.index(folder.name) for folder in folders}
-    label_of = {}
-    for folder in sorted(folders):
-        number = re.fullmatch(r"(?:new|class)?_?(\d{1,9})", folder.name)
+def numbers_of_folders(path, names: list) -> dict:
+    """The number in each name. Sorting by it puts new1000 after new999, and not before new101."""
+    number_of = {}
+    for name in names:
+        number = re.fullmatch(r"(?:new|class|c)?[-_ ]?(\d{1,9})", name, re.IGNORECASE)
         if not number:
-            raise UserError(f"--images {path}: folder {folder.name} is neither numbered nor a class of {data.name}")
-        label_of[folder] = int(number[1])
-    if len(set(label_of.values())) < len(folders):
+            raise UserError(f"--images {path}: folder {name} is neither numbered nor a class of the data set")
+        number_of[name] = int(number[1])
+    if len(set(number_of.values())) < len(names):
         raise UserError(f"--images {path}: two folders have the same number")
-    return label_of
+    return number_of
+
+
+def read_distilled_folder(path: Path, data: Dataset) -> tuple[Tensor, Tensor]:
+    """Images uint8 [N, 3, H, W] and labels [N] of class folders, class by class, 2.png before 10.png."""
+    with common.refused(f"--images {path} holds no images in class folders"):
+        samples = NumberedFolders(path, data.class_names).samples
+    samples.sort(key=lambda sample: (sample[1], natural_order(sample[0])))
+    files = [file for file, _ in samples]
+    labels = torch.tensor([label for _, label in samples])
+    first = common.to_tensor(common.read_image(files[0]))
+    images = torch.empty(len(files), *first.shape, dtype=torch.uint8)
+
+    def read(number):
+        image = common.to_tensor(common.read_image(files[number]))
+        if image.shape != first.shape:
+            sizes = [list(first.shape), list(image.shape)]
+            raise UserError(f"--images {path} holds images of several sizes: {sizes}")
+        images[number] = image
+
+    with ThreadPoolExecutor(common.cores()) as pool:
+        list(pool.map(read, range(len(files))))
+    ours = {"set.json", "settings.json", "grid.png"}
+    others = [
+        file for file in path.rglob("*") if file.is_file() and file.name not in ours and str(file) not in set(files)
+    ]
+    if others:
+        print(f"hint:     {len(others)} files in {path} are not read, for example {others[0].relative_to(path)}")
+    return images, labels
+
+
+def natural_order(file: str):
+    """2.png before 10.png."""
+    return [int(number) for number in re.findall(r"\d+", Path(file).stem)], file
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -651,18 +707,18 @@ def labels_of_folders(path, folders, data: Dataset) -> dict:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """0 ... 255 as uint8, rounded; the releases of RDED and SRe2L truncate."""
+    """Pixels 0 ... 255 as uint8, rounded. (The released code of RDED and SRe2L truncates.)"""
     return images.round().clamp(0, 255).to(torch.uint8)
 
 
 def default_factor(data: Dataset) -> int:
-    """RDED's scripts: 2 x 2 mosaics for ImageNet-1K at 224 px and its subsets at 224 and 128, single crops for CIFAR
-    and Tiny-ImageNet; for ImageNet-1K at 64 px too (ours)."""
+    """As in RDED's scripts: 2 x 2 mosaics for ImageNet-1K at 224 px and its subsets at 224 and 128 px, single crops for
+    CIFAR and Tiny-ImageNet. Ours: single crops for ImageNet-1K at 64 px."""
     return 2 if data.image_size >= 128 else 1
 
 
 def check_request(method: str, data: Dataset, ipc: int, factor: int, teacher_arch: str):
-    """Whether data set and teacher can give what is asked for; before a teacher is trained for it."""
+    """UserError if such a set cannot be made. Called before a teacher is trained for it."""
     fewest = torch.bincount(data.train.labels.cpu(), minlength=data.num_classes).min().item()
     if method == "random" and ipc > fewest:
         raise UserError(f"--ipc {ipc}: the smallest class of {data.name} has {fewest} training images")
@@ -676,7 +732,7 @@ def check_request(method: str, data: Dataset, ipc: int, factor: int, teacher_arc
 
 
 def find_images(images: str, data: Dataset, ipc, teacher_arch: str) -> Distilled | None:
-    """The set in this folder or file; None if `images` names a method: then the set is to be made, and can be."""
+    """Read the set in this folder or file. If `images` names a method, return None: `distil` must make the set."""
     if images not in METHODS:
         return load_distilled(images, data, ipc)
     check_request(images, data, ipc or 10, default_factor(data), teacher_arch)
@@ -687,40 +743,33 @@ def recovery_settings(method: str, data: Dataset) -> Recovery:
     return sre2l_settings(data) if method == "sre2l" else lpld_settings(data)
 
 
-class Piece(NamedTuple):
-    """A part of a set that one process makes in one go."""
-
-    name: str  # of the file that keeps it until the set is whole
-    labels: Tensor
-    make: Callable[[Path], Tensor]  # from a progress file to its images, uint8
-
-
-def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, factor: int, seed: int) -> list[Piece]:
-    each = torch.arange(data.num_classes).repeat_interleave(ipc)
+def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, factor: int, seed: int) -> dict:
+    """The parts that the set is made in: {name: (labels, a function of a progress file that makes the images)}."""
     if method == "random":
-        return [Piece("random", each, lambda _: random_images(data, ipc, seed))]
-    pieces = []
+        labels = torch.arange(data.num_classes).repeat_interleave(ipc)
+        return {"random": (labels, lambda _: random_images(data, ipc, seed))}
+    pieces = {}
     if method == "rded":
         for part in common.cut(data.num_classes, CLASSES_PER_PIECE, common.PIECES):
             make = partial(rded, data, teacher, part.tolist(), ipc, factor, seed)
-            labels = part.repeat_interleave(ipc)
-            pieces.append(Piece(f"classes-{part[0]}-{part[-1]}", labels, lambda _, make=make: make()))
+            pieces[f"classes-{part[0]}-{part[-1]}"] = part.repeat_interleave(ipc), lambda _, make=make: make()
         return pieces
-    batches = sre2l_batches(data, teacher, ipc)
-    if method == "lpld":
-        batches = lpld_batches(data, squeeze(data, teacher), ipc)
-    for todo in batches:
-        groups, n = todo.targets.shape
-        at_once = groups_at_once(teacher.model, n, data.image_size, data.device)
-        for places in common.cut(groups, at_once, common.PIECES):
-            part = todo.part(places)
-            make = partial(recover, teacher.model, part, recovery_settings(method, data), data, seed)
-            pieces.append(Piece(f"groups-{part.ids[0]}-{part.ids[-1]}", part.targets.flatten(), make))
+    setting = recovery_settings(method, data)
+    batches = (
+        sre2l_batches(data, teacher, ipc) if method == "sre2l" else lpld_batches(data, squeeze(data, teacher), ipc)
+    )
+    for ids, targets, statistics in batches:
+        at_once = groups_at_once(teacher.model, targets.shape[1], data.image_size, data.device)
+        for part in common.cut(len(ids), at_once, common.PIECES):
+            own = [[x[part.to(x.device)] if x.dim() == 2 else x for x in layer] for layer in statistics]
+            numbers = [ids[i] for i in part]
+            make = partial(recover, teacher.model, targets[part], own, numbers, setting, data, seed)
+            pieces[f"groups-{numbers[0]}-{numbers[-1]}"] = targets[part].flatten(), make
     return pieces
 
 
 def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0, factor=None) -> Distilled:
-    """Make the distilled set, or find it again."""
+    """Make a distilled set, or find it: class folders of PNGs, and set.json, which is written last."""
     ipc = ipc or 10
     factor = factor or default_factor(data)
     settings = {"stage": "images", "method": method, "ipc": ipc, "seed": seed, "data": data.describe()}
@@ -730,38 +779,47 @@ def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0
         settings |= {"factor": factor, "images": RDED_IMAGES, "crops": RDED_CROPS}
     if method in RECOVERED:
         settings["recovery"] = asdict(recovery_settings(method, data))
+    folder = common.stage_folder(data, f"{method}-ipc{ipc}", settings)
+    whole = folder / "set.json"
 
-    def make(folder):
-        pieces = pieces_of(method, data, teacher, ipc, factor, seed)
-        files = [folder / f"{piece.name}.pt" for piece in pieces]
-
-        def make_piece(number, progress):
-            return {"images": pieces[number].make(progress).cpu(), "labels": pieces[number].labels}
-
-        common.make_pieces(files, make_piece, method if len(files) > 1 else None)
-        if common.rank:
-            return None
-        kept = [common.load_kept(file) for file in files]
-        labels = torch.cat([piece["labels"] for piece in kept])
+    def join(made):
+        labels = torch.cat([part for part, _ in pieces.values()])
         order = labels.argsort(stable=True)
-        labels = labels[order]
-        images = torch.cat([piece["images"] for piece in kept])[order]
-        save_distilled(folder, images, labels)
-        for file in folder.glob("*.pt"):  # those too that a run on another device has cut otherwise
-            file.unlink()
-        return {"images": digest_of(images, labels)}
+        place = order.argsort()
+        images = torch.empty(len(labels), 3, data.image_size, data.image_size, dtype=torch.uint8)
+        for part, piece in zip(place.split([len(part) for part, _ in pieces.values()]), made, strict=True):
+            images[part] = piece["images"]
+        save_distilled(folder, images, labels[order])
+        about = {"settings": settings, "class_names": data.class_names, "images": digest_of(images, labels[order])}
+        return {**about, "made_with": common.made_with(data.device)}
 
-    folder, reused = common.stage(data, f"{method}-ipc{ipc}", settings, make, "grid.png")
-    print(f"images:   {f'reusing {folder}' if reused else f'{method}, {ipc} per class, in {folder}'}")
+    reused = common.from_first(whole.exists)
+    if not reused:
+        pieces = pieces_of(method, data, teacher, ipc, factor, seed)
+        jobs = {folder / f"{name}.pt": partial(make_piece, make) for name, (_, make) in pieces.items()}
+        common.make_joined(whole, jobs, join, method if len(jobs) > 1 else None)
+    how = f"{method}, {ipc} per class, kept from an earlier run in" if reused else f"{method}, {ipc} per class, in"
+    print(f"images:   {how} {folder}")
     return load_distilled(folder, data)
 
 
+def make_piece(make, progress: Path) -> dict:
+    return {"images": make(progress).cpu()}
+
+
 def main(argv=None) -> dict:
-    parser = common.common_options(__doc__)
-    parser.add_argument("--method", choices=METHODS, default="rded", help="default: rded")
-    parser.add_argument("--factor", type=common.at_least(1), help="RDED: an image holds factor x factor crops (1 or 2)")
+    parser = common.Parser(__doc__)
+    add = parser.add_argument
+    add("--method", choices=METHODS, default="rded", help="how the images are made (default: rded)")
+    add("--factor", type=common.at_least(1), help="RDED: an image holds factor x factor crops (default: 2 from 128 px "
+        "on, else 1)")  # fmt: skip
+    common.add_common_options(parser)
     args = parser.parse_args(argv)
-    data, arch, teacher_arch = common.start(args)
+    if args.factor and args.method != "rded":
+        raise UserError(f"--factor is for --method rded, not for {args.method}")
+    if args.method == "random" and (args.teacher or args.teacher_epochs):
+        raise UserError("--method random uses no teacher")
+    data, _, teacher_arch = common.start(args)
     check_request(args.method, data, args.ipc or 10, args.factor or default_factor(data), teacher_arch)
     teacher = None
     if args.method != "random":
