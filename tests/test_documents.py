@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "AUDIT.md", "experiments/README.md")
-MODULES = ("gift", "lpqld", "synthesize", "evaluate", "common")
-MENTION = re.compile(rf"(?<![\w./-])({'|'.join(MODULES)})((?:\.[A-Za-z_]\w*)+)")
+MODULES = ("gift", "lpqld", "synthesize", "evaluate", "common", "experiments.one_label")
+MENTION = re.compile(rf"(?<![\w./-])({'|'.join(map(re.escape, MODULES))})((?:\.[A-Za-z_]\w*)+)")
 LONGEST = 400
 
 
@@ -32,9 +32,9 @@ def names_in(text: str) -> list[str]:
 
 def exists(name: str) -> bool:
     """Whether this is a name of the module, or of something in it; fields of a class without a default count."""
-    module, *rest = name.split(".")
+    module, rest = MENTION.fullmatch(name).groups()
     found = importlib.import_module(module)
-    for part in rest:
+    for part in rest.removeprefix(".").split("."):
         is_field = isinstance(found, type) and part in getattr(found, "__annotations__", {})
         if not hasattr(found, part) and not is_field:
             return False
@@ -44,7 +44,8 @@ def exists(name: str) -> bool:
 
 def test_names_are_found_and_told_from_files():
     text = "`common.Split.test_view`, `gift.main()`; `python gift.py`, `runs/gift.x`, gift.bare\n```\ngift.block\n```\n"
-    assert names_in(text) == ["common.Split.test_view", "gift.main"]
+    text += "`experiments.one_label.main`, `python -m experiments.one_label`, `experiments/one_label.py`\n"
+    assert names_in(text) == ["common.Split.test_view", "gift.main", "experiments.one_label.main"]
     assert exists("common.Split.test_view") and exists("gift.Protocol.arch")
     assert not exists("gift.summarize") and not exists("common.Split.nothing")
 
