@@ -1,9 +1,14 @@
-"""Pictures of what figures.py has run: accuracy over bytes and over teachers, and images side by side."""
+"""The pictures: how the methods work, what we found, accuracy over bytes, images side by side.
 
+`draw_all` draws them from the results that figures.py keeps; every number in a picture comes from there.
+"""
+
+import io
 import re
-from collections.abc import Callable
+import sys
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,165 +16,333 @@ import torchvision
 from PIL import Image
 
 import common
-from common import UserError
 
-NAMES = {"lpld": "LPLD", "sre2l": "SRe²L", "rded": "RDED", "random": "random"}
-ONE_LABEL = "random, one label an image"
-COLOURS = {
-    "LPLD": "tab:red",
-    "SRe²L": "tab:blue",
-    "RDED": "tab:green",
-    "random": "tab:gray",
-    ONE_LABEL: "black",
+NAMES = {"random": "random", "rded": "RDED", "lpld": "LPLD", "sre2l": "SRe²L"}  # kinds of images
+ONE_LABEL = "random, one label per image"
+STYLES = {  # colour and marker of a line
+    "random": ("tab:gray", "o"),
+    "RDED": ("tab:green", "s"),
+    "LPLD": ("tab:red", "^"),
+    "SRe²L": ("tab:blue", "D"),
+    ONE_LABEL: ("black", "o"),
 }
-FIXED_BESIDE = {  # lines of one label an image that belong beside a group of budgets
-    "fashion-budget": r"fixed-random-(k\d+|teacher12)-ipc10",
-    "tiny32-budget": r"tiny32-fixed-k\d+",
+HINT = "hint: pictures need matplotlib: pip install -r experiments/requirements.txt"
+BLUE, PALE_BLUE, ORANGE, PALE_ORANGE = "#1f4e8c", "#e8f0fa", "#b34700", "#fdeee0"
+
+
+def new_figure(width: int, height: int, dpi: int = 100, **options):
+    """An empty figure of width x height pixels."""
+    from matplotlib.figure import Figure  # imported here: the rest of the repository runs without matplotlib
+
+    return Figure(figsize=(width / dpi, height / dpi), dpi=dpi, **options)
+
+
+def save(figure, path: Path):
+    """Write a PNG of 256 colours: a small file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    image = Image.open(content).convert("RGB").quantize(256, kmeans=1)
+    common.write_atomically(path, lambda beside: image.save(beside, format="PNG", optimize=True))
+
+
+# --- the method
+
+# fmt: off
+PATH = [  # left and right edge, name, what it is
+    (12, 118, "images", "distilled:\nfew per class\n(IPC)"),
+    (142, 264, "views", "crop, flip, mix;\neach view\nfrom a seed"),
+    (288, 378, "teacher", "a network\ntrained on\nreal images"),
+    (406, 620, "soft labels", "for each view, the\nteacher's logits:\none per class"),
+    (650, 880, "student", "a new network, trained\non the views\nand their labels"),
+]
+LANES = [  # top and bottom edge, colours, name, what it does
+    (154, 346, BLUE, PALE_BLUE, "LPQLD", "The teacher labels once.\nFew, small labels are kept:\nall epochs use them."),
+    (360, 462, ORANGE, PALE_ORANGE, "GIFT", "A loss for any student: it gets\nmore out of each soft label."),
+]
+CHANGES = [  # step of the path, top edge, colour, name, what it does
+    (3, 166, BLUE, "P: pruning", "keep few label batches:\nthe label pool"),
+    (3, 256, BLUE, "Q: quantization", "keep the k largest logits\nof each label"),
+    (4, 166, BLUE, "DKR: knowledge reuse", "soften the labels anew in\neach epoch, with T(e)"),
+    (4, 256, BLUE, "CA: calibrated alignment", "the student's softmax has\nits own temperature τ"),
+    (3, 372, ORANGE, "refined label", "add a little of the\nsmoothed hard label"),
+    (4, 372, ORANGE, "cosine loss", "turn the student's logits\ntowards the refined label"),
+]
+# fmt: on
+
+
+def draw_method(path: Path):
+    """The path from images to student; under each step, what LPQLD and GIFT change there."""
+    figure = new_figure(1800, 944, dpi=200)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 900), ylim=(472, 0))  # in pixels of a picture 900 wide
+    axes.axis("off")
+    for left, right, name, about in PATH:
+        draw_box(axes, left, 36, right, 136, "black", "white")
+        axes.text((left + right) / 2, 54, name, ha="center", va="center", fontsize=12.5, weight="bold")
+        axes.text((left + right) / 2, 98, about, ha="center", va="center", fontsize=9.5)
+    for start, end in pairwise(PATH):
+        draw_arrow(axes, (start[1], 86), (end[0], 86))
+    axes.plot([203, 203, 765], [36, 16, 16], color="black", linewidth=1.5)  # from the views to the student
+    draw_arrow(axes, (765, 16), (765, 36))
+    for top, bottom, colour, pale, name, about in LANES:
+        draw_box(axes, 12, top, 892, bottom, colour, pale)
+        name_at = (top + bottom) / 2 - 13 * len(about.splitlines())
+        axes.text(30, name_at, name, va="center", fontsize=17, weight="bold", color=colour)
+        axes.text(30, (top + bottom) / 2 + 18, about, va="center", fontsize=12, linespacing=1.3)
+    for step, top, colour, name, about in CHANGES:
+        left, right = PATH[step][:2]
+        draw_box(axes, left, top, right, top + 78, colour, "white")
+        axes.text(left + 12, top + 17, name, va="center", fontsize=10.5, weight="bold", color=colour)
+        axes.text(left + 12, top + 51, about, va="center", fontsize=10)
+    save(figure, path)
+
+
+def draw_box(axes, left, top, right, bottom, edge, face):
+    from matplotlib.patches import FancyBboxPatch
+
+    round_box = "round,pad=0,rounding_size=8"
+    axes.add_patch(FancyBboxPatch((left, top), right - left, bottom - top, round_box, ec=edge, fc=face, lw=1.2))
+
+
+def draw_arrow(axes, start, end):
+    look = {"arrowstyle": "-|>", "linewidth": 1.5, "color": "black", "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, start, arrowprops=look)
+
+
+# --- the findings
+
+LOSSES = {"gift": "GIFT", "cosine": "cosine", "kl": "KL", "mse": "MSE", "softce": "soft CE", "ce": "CE",
+          "mse_ce": "MSE + CE", "softce_ce": "soft CE + CE"}  # fmt: skip
+OPTIMIZERS = {  # name, colour, marker, place in the row of a loss
+    "adamw": ("AdamW, rate 0.001", "black", "o", -0.25),
+    "sgd0.1": ("SGD, rate 0.1", "tab:red", "s", 0.0),
+    "sgd0.01": ("SGD, rate 0.01", "tab:blue", "^", 0.25),
+}
+STEPS = {"full labels": "full\nlabels", "P": "P\n", "P + Q": "P + Q\n", "P + Q + DKR": "P + Q\n+ DKR",
+         "P + Q + DKR + CA": "P + Q +\nDKR + CA", "P + DKR + CA": "P + DKR\n+ CA"}  # fmt: skip
+SETS = range(3)
+FINDINGS = {f"cross-{loss}-{optimizer}" for loss in LOSSES for optimizer in OPTIMIZERS}
+FINDINGS |= {f"tiny32-ablation-{images}-set{number}" for images in NAMES for number in SETS}
+
+
+def losses_by_optimizer(done: dict[str, dict]) -> dict[str, dict]:
+    """{loss: {optimizer: top-1 of its students}}. First comes the loss whose worst optimizer does best."""
+    found = {loss: {name: done[f"cross-{loss}-{name}"]["result"]["top1"] for name in OPTIMIZERS} for loss in LOSSES}
+    return dict(sorted(found.items(), key=lambda item: -min(top1["mean"] for top1 in item[1].values())))
+
+
+def ablation_over_sets(done: dict[str, dict]) -> dict[str, list]:
+    """{kind of images: mean and std over the sets, for each of STEPS}."""
+    found = {}
+    for images, name in NAMES.items():
+        sets = [done[f"tiny32-ablation-{images}-set{number}"]["result"]["rows"] for number in SETS]
+        found[name] = [common.mean_std([rows[step]["top1"]["mean"] for rows in sets]) for step in STEPS]
+    return found
+
+
+def draw_findings(done: dict[str, dict], path: Path):
+    """Left: eight losses, three optimizers. Right: LPQLD step by step, with the bytes of the labels."""
+    figure = new_figure(1100, 420, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    draw_losses(left, losses_by_optimizer(done))
+    rows = done["tiny32-ablation-random-set0"]["result"]["rows"]
+    draw_steps(right, ablation_over_sets(done), [rows[step]["label_bytes"] for step in STEPS])
+    save(figure, path)
+
+
+def draw_losses(axes, losses: dict[str, dict]):
+    for optimizer, (name, colour, marker, shift) in OPTIMIZERS.items():
+        means, deviations = means_and_stds([scores[optimizer] for scores in losses.values()])
+        rows = np.arange(len(losses)) + shift
+        axes.errorbar(means, rows, xerr=deviations, color=colour, fmt=marker, capsize=2, label=name)
+    axes.set_yticks(range(len(losses)), [LOSSES[loss] for loss in losses], fontsize=11)
+    gift = list(losses).index("gift")
+    axes.axhspan(gift - 0.5, gift + 0.5, color=PALE_ORANGE, zorder=0)
+    axes.get_yticklabels()[gift].set(weight="bold", color=ORANGE)
+    axes.set(xlim=(0, 90), ylim=(len(losses) - 0.5, -0.5))
+    axes.set_xlabel("top-1 on the test set, %: mean ± std of 3 students", fontsize=11)
+    two_titles(axes, "Eight losses, three optimizers", "fashion, RDED's images, 10 per class")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="upper left", fontsize=10.5)
+
+
+def draw_steps(axes, series: dict[str, list], label_bytes: list[int]):
+    for number, (name, scores) in enumerate(series.items()):
+        x = np.arange(len(scores)) + (number - 1.5) * 0.08  # beside each other
+        plot_line(axes, x[:-1], scores[:-1], name, label=name)
+        plot_line(axes, x[-1:], scores[-1:], name)  # this one is no further step
+    axes.axvline(len(label_bytes) - 1.5, color="black", linestyle=":", linewidth=1)
+    names = [f"{step}\n{size / 1e6:.2g} MB" for step, size in zip(STEPS.values(), label_bytes, strict=True)]
+    axes.set_xticks(range(len(names)), names, fontsize=10.5)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("top-1, %: mean ± std of 3 sets", fontsize=11)
+    about = "Tiny-ImageNet at 32 px, 200 classes, 10 images per class"
+    two_titles(axes, "LPQLD step by step, and the bytes of its labels", about)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="lower left", fontsize=10.5)
+
+
+def means_and_stds(scores: list[dict]) -> tuple[list, list | None]:
+    """The stds are None where each score is that of one student, on one set."""
+    is_single = all(len(score["values"]) == 1 for score in scores)
+    return [score["mean"] for score in scores], None if is_single else [score["std"] for score in scores]
+
+
+def plot_line(axes, x, scores: list[dict], name: str, **options):
+    colour, marker = STYLES[name]
+    axes.errorbar(x, *means_and_stds(scores), color=colour, marker=marker, capsize=3, **options)
+
+
+def two_titles(axes, title: str, about: str):
+    axes.set_title(f"{title}\n", fontsize=13, weight="bold")
+    axes.text(0.5, 1.03, about, transform=axes.transAxes, ha="center", fontsize=11)
+
+
+# --- accuracy over the bytes of the labels
+
+BYTES = {  # group of lines: title
+    "fashion-budget": "fashion, 10 images per class, ConvNet-3",
+    "tiny-budget-ipc50": "Tiny-ImageNet, 50 images per class, ResNet-18",
+    "tiny-budget-ipc10": "Tiny-ImageNet, 10 images per class, ResNet-18",
+    "tiny32-budget": "Tiny-ImageNet at 32 px, 10 images per class, ConvNet-3",
+}
+ONE_LABEL_LINES = {  # lines of one label per image that stand beside a group
+    "fashion-budget": r"fixed-random-(?:k(\d+)|teacher12)-ipc10",
+    "tiny32-budget": r"tiny32-fixed-k(\d+)",
 }
 
 
 def accuracy_over_bytes(done: dict[str, dict], group: str) -> dict[str, list]:
-    """For each kind of images (bytes of labels, top-1, its std), the smallest first; beside them one label an image."""
-    points = {}
+    """{kind of images: [(bytes of the labels, top-1, "p 0.9, k 10")]}, and one label per image beside them."""
+    series = {}
     for name, kept in done.items():
-        if name.startswith(f"{group}-"):
-            images = name.removeprefix(f"{group}-").split("-")[0]
-            points.setdefault(NAMES[images], []).append(over_bytes(kept["result"]))
-    if points and group in FIXED_BESIDE:
-        lines = [kept for name, kept in done.items() if re.fullmatch(FIXED_BESIDE[group], name)]
-        points[ONE_LABEL] = [over_bytes(kept["result"]) for kept in lines]
-    return {images: sorted(some) for images, some in points.items() if some}
+        pool = re.fullmatch(rf"{group}-(\w+)-p([\d.]+)-k(\d+)", name)
+        alone = group in ONE_LABEL_LINES and re.fullmatch(ONE_LABEL_LINES[group], name)
+        if pool or alone:
+            setting = f"p {pool[2]}, k {pool[3]}" if pool else f"k {alone[1]}" if alone[1] else "all"
+            point = (kept["result"]["label_bytes"], kept["result"]["top1"], setting)
+            series.setdefault(NAMES[pool[1]] if pool else ONE_LABEL, []).append(point)
+    if series.keys() == {ONE_LABEL}:
+        return {}
+    return {name: sorted(points, key=lambda point: (point[0], point[2])) for name, points in series.items()}
 
 
-def over_bytes(result: dict) -> tuple:
-    return result["label_bytes"], result["top1"]["mean"], result["top1"]["std"]
+def best_of_equal_bytes(points: list[tuple]) -> list[tuple]:
+    best = {point[0]: point for point in sorted(points, key=lambda point: point[1]["mean"])}
+    return [best[size] for size in sorted(best)]
 
 
-def accuracy_over_teachers(done: dict[str, dict], group: str) -> dict[str, list]:
-    """For each IPC (the teacher's own top-1, the student's, its std): lines <group>-teacher<epochs>-ipc<ipc>."""
-    points = {}
-    for name, kept in done.items():
-        found = re.fullmatch(rf"{group}-teacher\d+-ipc(\d+)", name)
-        if found:
-            result = kept["result"]
-            point = (result["teacher"]["accuracy"], result["top1"]["mean"], result["top1"]["std"])
-            points.setdefault(f"IPC {found[1]}", []).append(point)
-    return {ipc: sorted(some) for ipc, some in points.items()}
+def full_labels(done: dict[str, dict], group: str) -> dict[str, float]:
+    """{kind of images: top-1 with full labels, without DKR and CA}, where the very same images were trained so."""
+    lines = {name: done.get(f"tiny32-ablation-{images}-set0") for images, name in NAMES.items()}
+    rows = {name: line["result"]["rows"] for name, line in lines.items() if line and group == "tiny32-budget"}
+    return {name: found["full labels"]["top1"]["mean"] for name, found in rows.items()}
 
 
-def best_teachers(done: dict[str, dict], group: str) -> dict[str, list]:
-    """(IPC, top-1 of the teacher whose students are best); on CIFAR-10 beside the published ones (2406.10485)."""
-    points = {}
-    for images in ("random", "rded"):
-        for ipc, some in accuracy_over_teachers(done, f"{group}-{images}").items():
-            teacher, _, _ = max(some, key=lambda point: point[1])
-            points.setdefault(NAMES[images], []).append((int(ipc.removeprefix("IPC ")), teacher, 0.0))
-    if points and group == "fixed-cifar10":
-        points["published"] = [(1, 56.0, 0.0), (10, 65.1, 0.0), (50, 74.9, 0.0)]
-    return points
+def draw_bytes(done: dict[str, dict], group: str, path: Path):
+    """A line joins the best of equal bytes. Of two settings with equal bytes, the second has hollow points."""
+    from matplotlib import ticker
 
-
-class Picture(NamedTuple):
-    name: str
-    points_of: Callable  # of all that is done and the group: {series: [(x, y, std of y)]}
-    group: str  # of lines
-    title: str
-    x: str
-    y: str = "top-1 on the test set, %"
-    logarithmic: bool = True
-
-
-ALL_OF_LPQLD = "P + Q + DKR + CA"
-BYTES = "bytes of labels, logarithmic"
-TEACHERS_OWN = "the teacher's own top-1, %"
-IPC = "images per class, logarithmic"
-BEST_TEACHER = "top-1 of the best teacher, %"
-TINY_RESNET18 = f"ResNet-18: {ALL_OF_LPQLD}"
-PICTURES = [
-    Picture("fashion-accuracy-over-bytes", accuracy_over_bytes, "fashion-budget",
-            f"fashion, IPC 10, ConvNet-3: {ALL_OF_LPQLD}", BYTES),
-    Picture("tiny-accuracy-over-bytes-ipc50", accuracy_over_bytes, "tiny-budget-ipc50",
-            f"Tiny-ImageNet, IPC 50, {TINY_RESNET18}", BYTES),
-    Picture("tiny-accuracy-over-bytes-ipc10", accuracy_over_bytes, "tiny-budget-ipc10",
-            f"Tiny-ImageNet, IPC 10, {TINY_RESNET18}", BYTES),
-    Picture("tiny32-accuracy-over-bytes", accuracy_over_bytes, "tiny32-budget",
-            f"Tiny-ImageNet at 32 px, IPC 10, ConvNet-3: {ALL_OF_LPQLD}", BYTES),
-    Picture("fixed-accuracy-over-teachers", accuracy_over_teachers, "fixed-random",
-            "fashion, random images, one label each", TEACHERS_OWN, logarithmic=False),
-    Picture("fixed-cifar10-accuracy-over-teachers", accuracy_over_teachers, "fixed-cifar10-random",
-            "CIFAR-10, random images, one label each", TEACHERS_OWN, logarithmic=False),
-    Picture("fixed-best-teachers", best_teachers, "fixed", "fashion, one label for each image", IPC, BEST_TEACHER),
-    Picture("fixed-cifar10-best-teachers", best_teachers, "fixed-cifar10", "CIFAR-10, one label for each image",
-            IPC, BEST_TEACHER),
-]  # fmt: skip
-
-
-def matplotlib_parts():
-    try:
-        from matplotlib import figure, ticker
-    except ImportError:
-        raise UserError("the pictures need matplotlib: pip install -r experiments/requirements.txt") from None
-    return figure, ticker
-
-
-def draw(points: dict[str, list], about: Picture, path: Path):
-    """A line for each series, with its deviations."""
-    figure, ticker = matplotlib_parts()
-    picture = figure.Figure(figsize=(8, 5), dpi=120, layout="constrained")
-    axes = picture.subplots()
-    for name, some in points.items():
-        x, means, deviations = zip(*some, strict=True)
-        axes.errorbar(x, means, deviations, label=name, color=COLOURS.get(name), marker="o", capsize=3)
-    if about.logarithmic:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-        axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_xlabel(about.x)
-    axes.set_ylabel(about.y)
-    axes.set_title(about.title)
+    figure = new_figure(960, 600, dpi=120, layout="constrained")
+    axes = figure.subplots()
+    settings = {}  # {bytes: settings of pools}
+    series = accuracy_over_bytes(done, group)
+    for name, points in series.items():
+        sizes, scores, _ = zip(*best_of_equal_bytes(points), strict=True)
+        plot_line(axes, sizes, scores, name, label=name)
+        colour, marker = STYLES[name]
+        for size, top1, setting in points:
+            if name == ONE_LABEL:
+                axes.annotate(setting, (size, top1["mean"]), (5, -13), textcoords="offset points", fontsize=9)
+                continue
+            known = settings.setdefault(size, [])
+            known += [setting] if setting not in known else []
+            inside = colour if setting == known[0] else "white"
+            axes.plot(size, top1["mean"], marker, color=colour, markerfacecolor=inside, zorder=3)
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom - 0.3 * (top - bottom), top)  # room for the settings
+    for size, (first, *others) in settings.items():
+        words = "\n".join([first, *(f"○ {other}" for other in others)])
+        axes.text(size, 0.02, words, transform=axes.get_xaxis_transform(), ha="center", rotation=90, fontsize=9)
+    for name, top1 in full_labels(done, group).items():
+        axes.hlines(top1, min(settings), max(settings), color=STYLES[name][0], linestyle="--", linewidth=1)
+    if full_labels(done, group):
+        look = {"linestyle": "--", "linewidth": 1, "color": "black"}
+        axes.errorbar([], [], label="full labels without DKR and CA", **look)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    students = max(len(top1["values"]) for points in series.values() for _, top1, _ in points)
+    axes.set_xlabel("bytes of the labels (p: share pruned, k: logits kept)")
+    axes.set_ylabel(f"top-1, %: {f'mean ± std of {students} students' if students > 1 else 'one student'}")
+    two_titles(axes, "Accuracy over the bytes of the labels", f"{BYTES[group]}; pools with DKR and CA")
     axes.grid(alpha=0.3)
-    axes.legend()
-    common.write_atomically(path, lambda beside: picture.savefig(beside, format="png"))
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.22), fontsize=9)
+    save(figure, path)
 
+
+# --- images side by side
 
 SIDE_BY_SIDE = ("sre2l", "lpld", "random")  # sets of tiny32-ablation-<images>-set0
 SHOWN = 6  # classes, and images of each
 
 
-def draw_sets(ablations: list[dict], folders: list[Path], path: Path):
-    """The first images of the same classes of each set, the sets beside each other."""
-    figure, _ = matplotlib_parts()
-    picture = figure.Figure(figsize=(12, 4.3), dpi=100, layout="constrained")
-    columns = picture.subplots(1, len(folders))
-    for images, ablation, folder, axes in zip(SIDE_BY_SIDE, ablations, folders, columns, strict=True):
-        similarity = ablation["result"]["images"]["within_class_similarity"]
-        axes.set_title(f"{NAMES[images]}: similarity within a class {similarity:.2f}")
-        axes.imshow(first_images(folder))
+def set_folder(line: dict | None, images: str, out: Path) -> Path | None:
+    """The folder of the images that this line was run on: its set.json names their hash."""
+    for file in sorted((out / "tiny-imagenet-200").glob(f"{images}-ipc10*/set.json")):
+        if line and line["result"]["images"]["digest"] in file.read_text():
+            return file.parent
+    return None
+
+
+def draw_sets(lines: list[dict], folders: list[Path], path: Path):
+    """The same classes of each set, the sets beside each other."""
+    figure = new_figure(900, 330, layout="constrained")
+    for images, line, folder, axes in zip(SIDE_BY_SIDE, lines, folders, figure.subplots(1, 3), strict=True):
+        similarity = line["result"]["images"]["within_class_similarity"]
+        axes.set_title(f"{NAMES[images]}: similarity within a class {similarity:.2f}", fontsize=10)
+        axes.imshow(first_images(folder), interpolation="nearest")
         axes.axis("off")
-    common.write_atomically(path, lambda beside: picture.savefig(beside, format="png"))
+    save(figure, path)
 
 
 def first_images(folder: Path) -> np.ndarray:
-    """A row for each class, as bytes [height, width, 3]."""
-    shown = []
-    for label in range(SHOWN):
-        for number in range(SHOWN):
-            image = Image.open(folder / f"{label:05d}" / f"{number:05d}.png")
-            shown.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
-    return torchvision.utils.make_grid(shown, nrow=SHOWN, pad_value=255).permute(1, 2, 0).numpy()
+    """The first images of the first classes, a row for each class, as bytes [height, width, 3]."""
+    files = [folder / f"{label:05d}" / f"{number:05d}.png" for label in range(SHOWN) for number in range(SHOWN)]
+    images = [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]
+    return torchvision.utils.make_grid(images, nrow=SHOWN, pad_value=255).permute(1, 2, 0).numpy()
+
+
+# --- all of them
+
+
+def pictures_of(shown: dict[str, dict], done: dict[str, dict], out: Path) -> dict:
+    """{name: draw(path)} of the pictures that the lines shown belong to."""
+    found = {}
+    if shown == done:  # no line belongs to it
+        found["method"] = draw_method
+    if FINDINGS & shown.keys() and done.keys() >= FINDINGS:
+        found["findings"] = partial(draw_findings, done)
+    for group in BYTES:
+        if accuracy_over_bytes(shown, group):
+            found[group.replace("budget", "accuracy-over-bytes")] = partial(draw_bytes, done, group)
+    lines = [shown.get(f"tiny32-ablation-{images}-set0") for images in SIDE_BY_SIDE]
+    folders = [set_folder(line, images, out) for line, images in zip(lines, SIDE_BY_SIDE, strict=True)]
+    if all(folders):  # the images themselves are not among the results
+        found["tiny32-side-by-side"] = partial(draw_sets, lines, folders)
+    return found
 
 
 def draw_all(shown: dict[str, dict], done: dict[str, dict], results: Path, out: Path):
-    """Every picture that one of the lines shown belongs to, of all lines that are done; yields the files."""
-    for about in PICTURES:
-        if about.points_of(shown, about.group):
-            path = results / f"{about.name}.png"
-            draw(about.points_of(done, about.group), about, path)
-            yield path
-    ablations = [shown.get(f"tiny32-ablation-{images}-set0") for images in SIDE_BY_SIDE]
-    folders = [out / "tiny-imagenet-200" / f"{images}-ipc10" for images in SIDE_BY_SIDE]
-    if all(ablations) and all(folder.exists() for folder in folders):  # images are not kept with the results
-        path = results / "tiny32-side-by-side.png"
-        draw_sets(ablations, folders, path)
+    """Draw the pictures that the lines shown belong to, with all lines that are done; yields the files."""
+    todo = pictures_of(shown, done, out)
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        if todo:
+            print(HINT, file=sys.stderr)
+        return
+    for name, draw in todo.items():
+        path = results / f"{name}.png"
+        draw(path)
         yield path
