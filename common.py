@@ -33,7 +33,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import datetime, timedelta, timezone
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -347,11 +347,6 @@ def read_ahead(read, items):
             yield item, ready
 
 
-def hash_of_file(path) -> str:
-    with reading("image", path):
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 class Split:
     """One split of a data set: uint8 images [N, 3, S, S] and labels int64 [N].
 
@@ -459,7 +454,8 @@ class Split:
             return digest([self.decoded["hash"], self.labels.tolist()])
         names = [(Path(p).parent.name, Path(p).name, os.path.getsize(p)) for p in self.paths]
         sampled = self.paths[:: -(-len(self.paths) // SAMPLED_FILES)]
-        return digest([self.side, self.fit, self.labels.tolist(), names, [hash_of_file(p) for p in sampled]])
+        hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sampled]
+        return digest([self.side, self.fit, self.labels.tolist(), names, hashes])
 
 
 class Dataset(NamedTuple):
@@ -1033,12 +1029,14 @@ class Students(NamedTuple):
     settings: dict
     train: Callable  # (seed, progress file) -> {"top1": ..., "top5": ..., "seconds": ..., ...}
     about: dict  # what result.json says besides: images, teacher, bytes of the labels
+    device: torch.device
 
     def jobs(self, seeds) -> dict:
         """For make_all: the file of each student, and the function that trains it."""
-        return {
-            self.folder / f"seed{seed}.json": lambda progress, seed=seed: self.train(seed, progress) for seed in seeds
-        }
+        return {self.folder / f"seed{seed}.json": partial(self.train_one, seed) for seed in seeds}
+
+    def train_one(self, seed: int, progress: Path) -> dict:
+        return {**self.train(seed, progress), "made_with": made_with(self.device)}
 
 
 def students_of(data: Dataset, distilled, name: str, settings: dict, train: Callable, **about) -> Students:
@@ -1051,11 +1049,8 @@ def students_of(data: Dataset, distilled, name: str, settings: dict, train: Call
         "width": data.default_width,
         "precision": precision_on(data.device),
     }
-
-    def make(seed, progress):
-        return {**train(seed, progress), "made_with": made_with(data.device)}
-
-    return Students(stage_folder(data, name, settings), settings, make, {"images": distilled.info, **about})
+    folder = stage_folder(data, name, settings)
+    return Students(folder, settings, train, {"images": distilled.info, **about}, data.device)
 
 
 def train_students(students: Students, seeds) -> dict:
@@ -1065,6 +1060,7 @@ def train_students(students: Students, seeds) -> dict:
     make_all(jobs)
     trained = [load(file) for file in jobs]
     result = {**scores(trained), "settings": students.settings, **students.about, "students": trained}
+    result["made_with"] = made_with(students.device)
     file = students.folder / "result.json"
     if rank == 0:
         save(file, result)
