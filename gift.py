@@ -337,9 +337,8 @@ def students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Pr
 
 def read_options(argv):
     parser = common.Parser(__doc__)
+    parser.add_argument("--loss", choices=LOSSES, default="gift", help="default: gift")
     add_options(parser)
-    add = parser.add_argument
-    add("--loss", choices=LOSSES, default="gift", help="default: gift")
     common.add_common_options(parser)
     return parser.parse_args(argv)
 
