@@ -39,7 +39,7 @@ def filled(text: str) -> str:
         if name not in TABLES:
             raise UserError(f"no table has the name {name}; there are {', '.join(TABLES)}")
         with common.refused(f"table {name} cannot be made: a file in {RESULTS} has another shape"):
-            return f"{begin}\n{TABLES[name]()}\n\n{end}"
+            return f"{begin}{TABLES[name]()}\n{end}"
 
     return MARKS.sub(table, text)
 
@@ -172,31 +172,32 @@ def kl_rates() -> str:
 
 
 def gift_and_kl() -> str:
-    """GIFT beside KL, both under AdamW, wherever both were trained: (data, images, IPC, line, its row or {})."""
+    """GIFT beside KL, both under AdamW, at IPC 10."""
     series = [
-        ("fashion", "rded", 10, "cross-{}-adamw", {}),
-        ("fashion", "random", 10, "cross-random-{}-adamw", {}),
-        (f"{TINY}, 300 epochs", "rded", 10, "tiny32-motivation-{}", {}),
-        (f"{TINY}, 300 epochs", "random", 10, "tiny32-motivation-random-{}", {}),
-        ("CIFAR-10, teacher of 6 epochs", "rded", 10, "cross-cifar10-{}-adamw", {}),
-        ("CIFAR-10, teacher of 20 epochs", "rded", 10, "cpu-cifar10-gift-{}-adamw", {}),
+        ("fashion", "RDED", "cross-gift-adamw", "cross-kl-adamw"),
+        ("fashion", "random", "cross-random-gift-adamw", "cross-random-kl-adamw"),
+        (f"{TINY}, 300 epochs", "RDED", "tiny32-motivation-gift", "tiny32-motivation-kl"),
+        (f"{TINY}, 300 epochs", "random", "tiny32-motivation-random-gift", "tiny32-motivation-random-kl"),
+        ("CIFAR-10, teacher of 6 epochs", "RDED", "cross-cifar10-gift-adamw", "cross-cifar10-kl-adamw"),
+        ("CIFAR-10, teacher of 20 epochs", "RDED", "cpu-cifar10-gift-gift-adamw", "cpu-cifar10-gift-kl-adamw"),
     ]
-    for ipc in (1, 10):
-        series += [("fashion", images, ipc, f"fashion-evaluate-ipc{ipc}", {"images": images}) for images in KINDS]
+    series = [(*about, [line, score(line)], [other, score(other)]) for *about, line, other in series]
+    for images in ("rded", "random"):
+        pair = [[line, score(line, images=images)] for line in ("cpu-cifar10-rded-gift-loss", CIFAR_RDED)]
+        series.append(("CIFAR-10, RDED's protocol", KINDS[images], *pair))
     rows = []
-    for data, images, ipc, line, row in series:
-        names = [line.format(loss) for loss in ("gift", "kl")]
-        wanted = [row and row | {"loss": loss, "optimizer": "adamw"} for loss in ("gift", "kl")]
-        gift, kl = (score(name, **each) for name, each in zip(names, wanted, strict=True))
+    for data, images, (line, gift), (_, kl) in series:
         scores = [cell(gift), cell(kl), difference(gift, kl), len(gift["values"])]
-        rows.append([data, KINDS[images], ipc, *scores, run_of(result(names[0]))])
-    return grid(["data", "images", "IPC", "GIFT", "KL", "GIFT − KL", "students", "run"], rows)
+        rows.append([data, images, *scores, f"`{line}`", run_of(result(line))])
+    return grid(["data", "images", "GIFT", "KL", "GIFT − KL", "students", "GIFT's line", "run"], rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # LPQLD
 
-FULL, P, PQ, DKR, ALL, P_ALL = "full labels", "P", "P + Q", "P + Q + DKR", "P + Q + DKR + CA", "P + DKR + CA"
+STEPS = ("full labels", "P", "P + Q", "P + Q + DKR", "P + Q + DKR + CA", "P + DKR + CA")
+FULL, P, PQ, _, ALL, P_ALL = STEPS
+ABLATION_LINES = "tiny32-teacher 'tiny32-ablation-*'"
 ABLATIONS = {"fashion": "fashion-lpqld-ablation", "fashion, no CutMix": "fashion-lpqld-ablation-without-cutmix"}
 
 
@@ -213,57 +214,34 @@ def over_sets(sets: list[dict], row: str) -> dict:
     return found[0] if len(found) == 1 else common.mean_std([top1["mean"] for top1 in found])
 
 
-def gains(sets: list[dict], row: str, over: str) -> str:
-    """The least and the largest gain of a row over another one, set by set: "+0.2 to +1.1"."""
-    found = sorted(
-        (each["rows"] for each in sets), key=lambda rows: rows[row]["top1"]["mean"] - rows[over]["top1"]["mean"]
-    )
-    return " to ".join(
-        dict.fromkeys(difference(rows[row]["top1"], rows[over]["top1"]) for rows in (found[0], found[-1]))
-    )
-
-
-def ablation(head: list, cells_of) -> str:
-    """A row for each data set and kind of images: what cells_of(data, images, sets) returns."""
+def ablation() -> str:
     series = [(data, images) for data in (TINY, "fashion") for images in KINDS]
     series += [("fashion, no CutMix", images) for images in ("lpld", "sre2l")]
     rows = []
     for data, images in series:
         sets = sets_of(data, images)
-        rows.append([data, KINDS[images], *cells_of(data, images, sets), run_of(sets[0])])
-    under = made_by("tiny32-teacher 'tiny32-ablation-*'")
-    return grid(["data", "images", *head, "run"], rows, f"Xeon: {under}")
-
-
-def steps(sets: list[dict], *rows: str) -> list[str]:
-    return [cell(over_sets(sets, row)) for row in rows]
-
-
-def pruning() -> str:
-    head = ["sets", FULL, "P: a tenth of them", "difference, set by set"]
-    return ablation(head, lambda _, __, sets: [len(sets), *steps(sets, FULL, P), gains(sets, P, FULL)])
-
-
-def quantization() -> str:
-    head = [P, PQ, DKR, ALL]
-    return ablation(head, lambda _, __, sets: steps(sets, *head))
-
-
-def tenth() -> str:
-    def cells_of(data, images, sets):
-        line = {TINY: f"tiny32-budget-{images}-p0-k200", "fashion": f"fashion-budget-{images}-p0-k10"}.get(data, "")
-        return [*steps(sets, FULL, P_ALL), gains(sets, P_ALL, FULL), *cells(line)]
-
-    return ablation([FULL, P_ALL, "gain, set by set", "full labels + DKR + CA, one set"], cells_of)
-
-
-def class_wise() -> str:
-    def cells_of(data, images, sets):
         similar = [each.get("within_class_similarity") or each["images"]["within_class_similarity"] for each in sets]
-        share = 100 * over_sets(sets, ALL)["mean"] / over_sets(sets, FULL)["mean"]
-        return [f"{sum(similar) / len(similar):.3f}", *steps(sets, PQ, DKR, ALL), f"{share:.0f} %"]
+        whole = {TINY: f"tiny32-budget-{images}-p0-k200", "fashion": f"fashion-budget-{images}-p0-k10"}.get(data, "")
+        scores = [*(cell(over_sets(sets, row)) for row in STEPS), *cells(whole)]
+        rows.append([data, KINDS[images], f"{sum(similar) / len(similar):.3f}", *scores, run_of(sets[0])])
+    head = ["data", "images", "similarity", *STEPS, "full labels + DKR + CA, one set", "run"]
+    return grid(head, rows, f"Xeon: {made_by(ABLATION_LINES)}")
 
-    return ablation(["similarity within a class", PQ, DKR, ALL, "share of full labels"], cells_of)
+
+def gains() -> str:
+    """With 200 classes, what is gained over full labels: the mean, and the least and the largest of three sets."""
+    rows = []
+    for images in KINDS:
+        sets = sets_of(TINY, images)
+        found = [KINDS[images]]
+        for row in (P, PQ, ALL, P_ALL):
+            each = sorted(one["rows"][row]["top1"]["mean"] - one["rows"][FULL]["top1"]["mean"] for one in sets)
+            mean, low, high = (f"{gain:+.1f}".replace("-", "−") for gain in (sum(each) / len(each), each[0], each[-1]))
+            found.append(f"{mean} ({low} to {high})")
+        share = over_sets(sets, ALL)["mean"] / over_sets(sets, FULL)["mean"]
+        rows.append([*found, f"{share:.0%}"])
+    head = ["gain over full labels", P, PQ, ALL, P_ALL, f"{ALL}: share of full labels"]
+    return grid(head, rows, made_by(ABLATION_LINES))
 
 
 def five_sets() -> str:
@@ -580,8 +558,8 @@ def hours() -> str:
 
 TABLES = {
     function.__name__.replace("_", "-"): function
-    for function in (beside_the_papers, losses, gift_and_kl, cross_optimizer, kl_rates, pruning, quantization, tenth,
-                     class_wise, five_sets, bytes_200, bytes_fashion, storage_sizes, one_label_teachers,
-                     one_label_logits, one_label_cifar10, published_cells, cim_changes, cim_epochs, random_images, sets,
-                     precisions, benchmark, without_us, imagenet_size, processes, hours)
+    for function in (beside_the_papers, losses, gift_and_kl, cross_optimizer, kl_rates, ablation, gains, five_sets,
+                     bytes_200, bytes_fashion, storage_sizes, one_label_teachers, one_label_logits, one_label_cifar10,
+                     published_cells, cim_changes, cim_epochs, random_images, sets, precisions, benchmark, without_us,
+                     imagenet_size, processes, hours)
 }  # fmt: skip
