@@ -13,6 +13,7 @@ is not run again. A line that was stopped goes on where it was (a benchmark begi
 import fnmatch
 import glob
 import json
+import os
 import shlex
 import sys
 import time
@@ -235,7 +236,7 @@ def print_lines(lines: list[Figure], args):
 def main(argv=None) -> dict:
     args = read_options(argv)
     if args.write:
-        changed = [file.name for file in tables.DOCUMENTS if tables.write(file)]
+        changed = [os.path.relpath(file) for file in tables.DOCUMENTS if tables.write(file)]
         print(f"written: {', '.join(changed)}" if changed else "the tables are as the results say: nothing to write")
         return {}
     lines = [line for line in LINES if any(fnmatch.fnmatch(line.name, pattern) for pattern in args.only)]

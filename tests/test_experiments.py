@@ -368,7 +368,7 @@ def test_write_changes_what_is_between_the_marks(in_process, tmp_path, monkeypat
     file = tmp_path / "README.md"
     file.write_text(text)
     monkeypatch.setattr(tables, "DOCUMENTS", [file])
-    for expected in ("written: README.md", "nothing to write"):
+    for expected in ("README.md\n", "nothing to write"):
         status, shown, err = in_process(figures, "--write")
         assert status == 0 and expected in shown, err
     new = file.read_text()
