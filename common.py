@@ -1003,7 +1003,7 @@ def resumable(path: Path, epochs: int, title: str, log: dict, look=10, unit="epo
             states = {name: module.state_dict() for name, module in modules.items()}
             save(path, {"epoch": done, "log": log, "modules": states})
             now = time.monotonic()
-            keep_next = now + max(KEEP_EVERY, 20 * (now - begun))  # a large file less often: 5 % of the time
+            keep_next = now + KEEP_EVERY * max(1, (now - begun) / 3)  # a large file less often: 5 % of the time
 
 
 def new_student(data: Dataset, arch: str, seed: int) -> nn.Module:
@@ -1274,6 +1274,8 @@ def load(path: Path) -> dict:
     except FileNotFoundError:
         raise
     except Exception as error:  # damaged bytes make the readers fail in many ways
+        if not os.path.lexists(path):  # another run has deleted it meanwhile
+            raise FileNotFoundError(f"{path} is missing") from None
         raise UserError(f"{path} is damaged ({one_line(error)}): delete it, and it is made again") from None
     if place != place_of(path):
         raise UserError(f"{path} belongs to another stage, {place}: delete it, and it is made again")
@@ -1306,8 +1308,9 @@ def write_atomically(path: Path, write):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{path.name}.????????"):  # by a process that was killed while writing
-            if time.time() - left.stat().st_mtime > 600:
-                left.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another run has renamed or deleted it
+                if time.time() - left.stat().st_mtime > 600:
+                    left.unlink()
         write(beside)
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
@@ -1386,6 +1389,8 @@ def load_tensors(path, what):
                 if file.testzip():
                     raise ValueError("checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:  # another run has deleted it meanwhile
+        raise
     except Exception as error:  # damaged bytes make the reader fail in many ways
         raise UserError(
             f"{what}: {path} is not a whole torch file of plain tensors ({type(error).__name__}): truncated, damaged, "
