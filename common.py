@@ -1379,7 +1379,8 @@ def reading(what, path):
 def load_tensors(path, what):
     """Read a torch file of plain tensors and numbers, to the CPU. No code in the file is run (weights_only)."""
     # Many published teachers store the options of their training script beside the weights.
-    torch.serialization.add_safe_globals([argparse.Namespace, pathlib.PosixPath])
+    paths = [(pathlib.PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")]  # of Python 3.13
+    torch.serialization.add_safe_globals([argparse.Namespace, *paths])
     if not Path(path).is_file():
         raise UserError(f"{what}: there is no file {path}")
     if not os.access(path, os.R_OK):
