@@ -1390,6 +1390,8 @@ def load_tensors(path, what):
             with zipfile.ZipFile(path) as file:
                 if file.testzip():
                     raise ValueError("checksum")
+                if any(part.file_size and part.external_attr & 16 for part in file.infolist()):
+                    raise ValueError("folder flag")  # torch would take the part for a folder, and read nothing
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:  # another run has deleted it meanwhile
         raise
