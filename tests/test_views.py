@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from helpers import made_up
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
 import common
 import gift
+import lpqld
 import synthesize
 
 SIDE = 32
@@ -233,6 +235,29 @@ def test_teacher_views_are_mirrored_half_the_time():
     for side in (32, 96):
         flip = common.teacher_draws(2000, side, 0)[:, 4]
         assert flip.mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+# --- a stored pool
+
+
+@pytest.mark.parametrize("mix", lpqld.MIXES)
+def test_views_drawn_again_from_a_stored_pool_are_those_that_were_labelled(tmp_path, mix):
+    data, distilled, teacher = made_up(5, 4, 16, tmp_path)
+    labelled = []
+    teacher.model.register_forward_pre_hook(lambda model, inputs: labelled.append(inputs[0].clone()))
+    labels = lpqld.Labels(epochs=6, batch_size=6, prune=0.5, top_k=3, mix=mix)
+    lpqld.make_pool(data, teacher, distilled, labels, 7, tmp_path / "labels.pt")
+
+    np.random.seed(1)  # no other generator has a say
+    torch.manual_seed(1)
+    pool = lpqld.load_pool(tmp_path / "labels.pt", data, distilled)
+    labelled = torch.cat(labelled)
+    drawn_again = torch.cat([views for views, _ in pool.batches(range(9), 1.0)])
+    assert labelled.shape == (54, 3, 16, 16)
+    assert torch.equal(drawn_again, labelled)
+    for number in (8, 2):  # alone and in another order
+        views, _ = next(pool.batches([number], 1.0))
+        torch.testing.assert_close(views, labelled[6 * number : 6 * number + 6])
 
 
 # --- many at once
