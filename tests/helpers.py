@@ -124,7 +124,7 @@ def made_up(num_classes, ipc, side, runs):
     names = [f"class {c}" for c in range(num_classes)]
     data = Dataset("made-up", names, side, common.COLOURS["cifar"], "conv3", 8, 1, split, split, runs)
     digest = synthesize.digest_of(images, labels)
-    info = {"folder": "made-up", "ipc": ipc, "count": len(images), "settings": {}, "digest": digest}
+    info = {"name": "made-up", "folder": "made-up", "ipc": ipc, "count": len(images), "settings": {}, "digest": digest}
     model = LinearTeacher(num_classes, side).eval().requires_grad_(False)
     about = {"arch": "linear", "width": None, "accuracy": 0.0, "digest": common.digest(model.state_dict())}
     return data, Distilled(images, labels, info), Teacher(model, about)
