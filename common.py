@@ -1280,7 +1280,7 @@ def load(path: Path) -> dict:
     except FileNotFoundError:
         raise
     except Exception as error:  # damaged bytes make the readers fail in many ways
-        raise UserError(f"{path} is damaged ({one_line(error)}): delete it, and it is made again") from None
+        raise UserError(f"{path} is damaged: delete it, and it is made again ({one_line(error)})") from None
     if place != place_of(path):
         raise UserError(f"{path} belongs to another stage, {place}: delete it, and it is made again")
     return content
