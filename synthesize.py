@@ -660,7 +660,7 @@ def numbers_of_folders(path, names: list) -> dict:
     """The number in each name. Sorting by it puts new1000 after new999, and not before new101."""
     number_of = {}
     for name in names:
-        number = re.fullmatch(r"(?:new|class|c)?[-_ ]?(\d{1,9})", name, re.IGNORECASE)
+        number = re.fullmatch(r"(?:(?:new|class|c)[-_ ]?)?(\d{1,9})", name, re.IGNORECASE)
         if not number:
             raise UserError(f"--images {path}: folder {name} is neither numbered nor a class of the data set")
         number_of[name] = int(number[1])
