@@ -630,8 +630,8 @@ def pixels_of(file: Path, images: Tensor, mean, std) -> Tensor:
         raise UserError(f"--images {file}: pixel values are neither bytes nor finite floats")
     images = images.float()
     if mean is not None and std is not None:
-        mean = torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
-        images = images * torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1) + mean
+        mean = torch.as_tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
+        images = images * torch.as_tensor(std, dtype=torch.float32).view(1, 3, 1, 1) + mean
     elif images.min() < -0.5 or images.max() > 1.5:
         raise UserError(f"--images {file}: pixel values are far outside [0, 1]; if they are normalised, the file must "
                         "hold 'mean' and 'std'")  # fmt: skip
