@@ -607,7 +607,7 @@ def read_data_pt(file: Path) -> tuple[Tensor, Tensor, str | None]:
         images = kept["data"].detach()
         labels = torch.as_tensor(kept["label"])
         named = kept.get("dataset")
-        if images.dim() != 4 or not 0 < len(labels) == len(images) <= labels.numel():
+        if images.dim() != 4 or images.is_meta or not 0 < len(labels) == len(images) <= labels.numel():
             raise UserError(wrong)
         if images.dtype != torch.uint8:
             images = pixels_of(file, images, kept.get("mean"), kept.get("std"))
