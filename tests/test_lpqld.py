@@ -190,25 +190,13 @@ def test_the_message_says_how_many_epochs_are_enough(fashion, prune, epochs, eno
 
 
 def test_epochs_whose_labels_memory_cannot_hold_are_refused(fashion, in_process, tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "memory", lambda: 2**39)
     status, _, complaint = in_process(lpqld, "--epochs", 2**31, "--top-k", 3, "--out", tmp_path)
     assert (status, list(tmp_path.rglob("teacher*"))) == (2, [])  # before a teacher is trained
-    needed = "error: 1,073,741,824 label batches of 20 take 800 GB, this machine has "
-    assert complaint.startswith(needed) and "fewer --epochs, or more pruning" in complaint
+    needed = "1,073,741,824 label batches of 20 take 800 GB, this machine has 512: fewer --epochs, or more pruning"
+    assert complaint == f"error: {needed}\n"
     monkeypatch.setattr(common, "memory", lambda: 2**40)
     lpqld.check_labels(lpqld.Labels(epochs=2**31, batch_size=20, top_k=3), 100, fashion)
-
-
-@pytest.mark.parametrize(
-    "changed, complaint",
-    [
-        ({"top_k": 11}, "--top-k 11: fashion has 10 classes"),
-        ({"batch_size": 1}, "--batch-size 1: from 2 .BatchNorm. to the 100 images there are"),
-        ({"batch_size": 101}, "--batch-size 101: from 2"),
-    ],
-)
-def test_labels_that_cannot_be_made_are_refused(fashion, changed, complaint):
-    with pytest.raises(UserError, match=complaint):
-        lpqld.check_labels(lpqld.labels_for(fashion, 100, **changed), 100, fashion)
 
 
 def test_learning_rates():
