@@ -452,7 +452,10 @@ class Split:
             return digest([pixels, self.labels.tolist()])
         names = [(Path(p).parent.name, Path(p).name, os.path.getsize(p)) for p in self.paths]
         sampled = self.paths[:: -(-len(self.paths) // SAMPLED_FILES)]
-        hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sampled]
+        hashes = []
+        for path in sampled:
+            with reading("image", path):
+                hashes.append(hashlib.sha256(Path(path).read_bytes()).hexdigest())
         return digest([self.side, self.fit, self.labels.tolist(), names, hashes])
 
 
@@ -1265,16 +1268,12 @@ def save(path: Path, content: dict):
 
 
 def load(path: Path) -> dict:
-    """Read a file that save() wrote. UserError if it is damaged, or was moved here from another stage."""
-    if not os.path.lexists(path):
-        raise FileNotFoundError(f"{path} is missing")
+    """Read a file that save() wrote. UserError if it is damaged or of another stage, FileNotFoundError if missing."""
     try:
         content = json.loads(path.read_text()) if path.suffix == ".json" else load_tensors(path, "kept file")
         place = content.pop("kept as")
-    except FileNotFoundError:
-        raise
     except Exception as error:  # damaged bytes make the readers fail in many ways
-        if not os.path.lexists(path):  # another run has deleted it meanwhile
+        if not os.path.lexists(path):  # perhaps another run has deleted it just now
             raise FileNotFoundError(f"{path} is missing") from None
         raise UserError(f"{path} is damaged: delete it, and it is made again ({one_line(error)})") from None
     if place != place_of(path):
@@ -1323,8 +1322,10 @@ def write_atomically(path: Path, write):
 def made_with(device) -> dict:
     """Command, hardware, versions and date. They stand beside every result."""
     on_gpu = device.type == "cuda"
+    script = Path(sys.argv[0])
+    how = ["-m", f"experiments.{script.stem}"] if script.parent.name == "experiments" else [script.name]
     return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", *how, *sys.argv[1:]]),
         "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
         "processes": world,
         "torch": torch.__version__,
@@ -1393,8 +1394,6 @@ def load_tensors(path, what):
                 if any(part.file_size and part.external_attr & 16 for part in file.infolist()):
                     raise ValueError("folder flag")  # torch would take the part for a folder, and read nothing
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:  # another run has deleted it meanwhile
-        raise
     except Exception as error:  # damaged bytes make the reader fail in many ways
         raise UserError(
             f"{what}: {path} is not a whole torch file of plain tensors ({type(error).__name__}): truncated, damaged, "

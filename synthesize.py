@@ -554,8 +554,13 @@ def read_about(path: Path, data: Dataset) -> dict:
             names = about["class_names"]
             made_from = about["settings"]["data"]
         if names != data.class_names:
-            odd = [pair for pair in zip(names, data.class_names, strict=False) if pair[0] != pair[1]]
-            where = f"class {names.index(odd[0][0])} was '{odd[0][0]}', here '{odd[0][1]}'" if odd else "their number"
+            differing = [
+                label for label, pair in enumerate(zip(names, data.class_names, strict=False)) if len(set(pair)) > 1
+            ]
+            where = f"it has {len(names)} classes, {data.name} has {data.num_classes}"
+            if differing:
+                label = differing[0]
+                where = f"class {label} was '{names[label]}', here '{data.class_names[label]}'"
             raise UserError(f"--images {path} was made for other classes ({made_from['dataset']}): {where}")
         if made_from["fingerprint"] != data.describe()["fingerprint"]:
             print(f"hint:     {path} was made from other images of {data.name} than those here")

@@ -314,8 +314,8 @@ def test_decoded_images_that_are_damaged_are_refused(tmp_path):
     load(root)
     for file in tmp_path.glob("runs/pets/images-*.pt"):
         truncated(file)
-    with pytest.raises(UserError, match=r"images-.*pt is damaged .*: delete it, and it is made again"):
-        load(root)
+    with pytest.raises(UserError, match=r"images-.*pt is damaged: delete it, and it is made again"):
+        load(root).train.images
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -660,7 +660,7 @@ def test_a_resumed_optimizer_is_fused_as_the_device_in_use_says(tmp_path, kept, 
 
 def test_a_damaged_progress_file_is_named(tmp_path):
     path = truncated(kept_after_one_epoch(tmp_path / "progress.pt", model=nn.Linear(3, 1)))
-    with pytest.raises(UserError, match=r"progress.pt is damaged .*: delete it, and it is made again"):
+    with pytest.raises(UserError, match=r"progress.pt is damaged: delete it, and it is made again"):
         train(path)
 
 
@@ -917,7 +917,7 @@ def test_whole_files_of_something_else_are_refused(tmp_path, name, content):
         (tmp_path / name).write_text(json.dumps(content))
     else:
         torch.save(content, tmp_path / name)
-    with pytest.raises(UserError, match=rf"{name} is damaged .*: delete it, and it is made again"):
+    with pytest.raises(UserError, match=rf"{name} is damaged: delete it, and it is made again"):
         common.load(tmp_path / name)
 
 
@@ -926,7 +926,7 @@ def test_a_file_that_is_not_whole_is_refused(tmp_path, name):
     for damage in (truncated, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"\0\0")):
         common.save(tmp_path / name, CONTENT)
         damage(tmp_path / name)
-        with pytest.raises(UserError, match=rf"{name} is damaged .*: delete it, and it is made again"):
+        with pytest.raises(UserError, match=rf"{name} is damaged: delete it, and it is made again"):
             common.load(tmp_path / name)
 
 

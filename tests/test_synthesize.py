@@ -628,7 +628,7 @@ def test_a_set_of_other_classes_is_refused(tmp_path):
             synthesize.load_distilled(folder, data)
 
     refused(directory(tmp_path / "trees", "elm", "fir", "oak"), "class 0 was 'cat', here 'elm'")
-    refused(directory(tmp_path / "more", "cat", "dog", "fox", "owl"), "their number")
+    refused(directory(tmp_path / "more", "cat", "dog", "fox", "owl"), "it has 3 classes, more has 4")
     for split in ("train", "test"):
         (animals / split / "dog").rename(animals / split / "hound")
     refused(directory(animals), "class 1 was 'dog', here 'fox'")
