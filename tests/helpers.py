@@ -1,5 +1,8 @@
 """What several test files need: files to read, a kill, and sets of any size."""
 
+import json
+import re
+
 import numpy as np
 import torch
 from PIL import Image
@@ -56,6 +59,12 @@ def truncated(path):
     return path
 
 
+def only(folder, pattern):
+    """The one path that matches. Folders of stages end in a hash."""
+    (path,) = folder.glob(pattern)
+    return path
+
+
 # --- a kill
 
 
@@ -64,31 +73,39 @@ class Killed(BaseException):
 
 
 def kill_at(monkeypatch, epoch):
-    """Keep progress after every epoch and stop right after `epoch`, as a kill between two writes would."""
-    keep = common.Resumable.keep
+    """Keep progress after every epoch, and stop right after the progress of `epoch` is written, as a kill would."""
+    save = common.save
 
-    def keep_and_stop(self, done):
-        keep(self, done)
-        if done == epoch:
+    def save_and_stop(path, content):
+        save(path, content)
+        if content.get("epoch") == epoch:
             raise Killed
 
     monkeypatch.setattr(common, "KEEP_EVERY", 0)
-    monkeypatch.setattr(common.Resumable, "keep", keep_and_stop)
+    monkeypatch.setattr(common, "save", save_and_stop)
 
 
 # --- what a run leaves
 
 
 def what_is_there(out) -> dict:
-    """All that a run leaves: every file and what it holds, without dates and seconds."""
+    """Every file that a run leaves and what it holds, without dates and seconds."""
     there = {}
     for path in out.rglob("*"):
-        if path.suffix in (".json", ".pt"):
-            content = common.load_kept(path)
-            there[path.relative_to(out)] = timeless(content, str(out))
+        name = path.relative_to(out)
+        if path.suffix == ".json":
+            there[name] = timeless(json.loads(path.read_text()), str(out))
+        elif path.suffix == ".pt":
+            there[name] = timeless(common.load_tensors(path, "file"), str(out))
         elif path.is_file():
-            there[path.relative_to(out)] = path.read_bytes() if path.suffix == ".png" else "written"
+            there[name] = path.read_bytes() if path.suffix == ".png" else "written"
     return there
+
+
+def leftovers(out) -> list:
+    """Files that a finished run must have deleted: progress, pieces, half-written files."""
+    piece = re.compile(r"\..*|(classes|groups|labels)-\d+-\d+\.pt|random\.pt|.*progress\.pt")
+    return [path for path in out.rglob("*") if piece.fullmatch(path.name)]
 
 
 def timeless(content, out):
@@ -124,7 +141,7 @@ def made_up(num_classes, ipc, side, runs):
     names = [f"class {c}" for c in range(num_classes)]
     data = Dataset("made-up", names, side, common.COLOURS["cifar"], "conv3", 8, 1, split, split, runs)
     digest = synthesize.digest_of(images, labels)
-    info = {"folder": "made-up", "ipc": ipc, "count": len(images), "settings": {}, "digest": digest}
+    info = {"name": "made-up", "folder": "made-up", "ipc": ipc, "count": len(images), "settings": {}, "digest": digest}
     model = LinearTeacher(num_classes, side).eval().requires_grad_(False)
     about = {"arch": "linear", "width": None, "accuracy": 0.0, "digest": common.digest(model.state_dict())}
     return data, Distilled(images, labels, info), Teacher(model, about)
