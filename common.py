@@ -1313,7 +1313,8 @@ def write_atomically(path: Path, write):
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
         raise UserError(f"{path} cannot be written: {one_line(error)}") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            beside.unlink()
 
 
 def made_with(device) -> dict:
