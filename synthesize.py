@@ -604,7 +604,7 @@ def read_data_pt(file: Path) -> tuple[Tensor, Tensor, str | None]:
     kept = kept if isinstance(kept, dict) else {}
     wrong = f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each"
     with common.refused(wrong):
-        images = kept["data"].detach()
+        images = torch.as_tensor(kept["data"]).detach()
         labels = torch.as_tensor(kept["label"])
         named = kept.get("dataset")
         if images.dim() != 4 or not 0 < len(labels) == len(images) <= labels.numel():
