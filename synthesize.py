@@ -534,6 +534,8 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
         named = settings.get("data", {}).get("dataset")
     else:
         images, labels, named = read_data_pt(file)
+        if file != path and any(map(common.is_image, path.glob("*/*"))):
+            print(f"hint:     {file} is read, and not the folders beside it")
     check_fits(path, images, labels, named, data, ipc)
     digest = digest_of(images, labels)
     if about.get("images", digest) != digest:
