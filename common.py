@@ -839,7 +839,7 @@ def own_teacher(data: Dataset, arch, epochs, seed) -> tuple[Path, str]:
         return {"model": state, "accuracy": top1, "settings": json.dumps(settings)}
 
     how = "kept from an earlier run in" if file.exists() else "kept in"
-    make_all({file: make})
+    cached(file, make)  # refuses a damaged file, and one of another stage
     return file, how
 
 

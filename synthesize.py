@@ -534,6 +534,8 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
         named = settings.get("data", {}).get("dataset")
     else:
         images, labels, named = read_data_pt(file)
+        if file != path and any(map(common.is_image, path.glob("*/*"))):
+            print(f"hint:     {file} is read, and not the folders beside it")
     check_fits(path, images, labels, named, data, ipc)
     digest = digest_of(images, labels)
     if about.get("images", digest) != digest:
@@ -609,7 +611,7 @@ def read_data_pt(file: Path) -> tuple[Tensor, Tensor, str | None]:
     kept = kept if isinstance(kept, dict) else {}
     wrong = f"--images {file} holds no 'data' [N, 3, S, S] with a 'label' for each"
     with common.refused(wrong):
-        images = kept["data"].detach()
+        images = torch.as_tensor(kept["data"]).detach()
         labels = torch.as_tensor(kept["label"])
         named = kept.get("dataset")
         if images.dim() != 4 or images.is_meta or not 0 < len(labels) == len(images) <= labels.numel():
