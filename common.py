@@ -452,7 +452,10 @@ class Split:
             return digest([pixels, self.labels.tolist()])
         names = [(Path(p).parent.name, Path(p).name, os.path.getsize(p)) for p in self.paths]
         sampled = self.paths[:: -(-len(self.paths) // SAMPLED_FILES)]
-        hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sampled]
+        hashes = []
+        for path in sampled:
+            with reading("image", path):
+                hashes.append(hashlib.sha256(Path(path).read_bytes()).hexdigest())
         return digest([self.side, self.fit, self.labels.tolist(), names, hashes])
 
 
