@@ -1279,7 +1279,7 @@ def load(path: Path) -> dict:
     except Exception as error:  # damaged bytes make the readers fail in many ways
         if not os.path.lexists(path):  # another run has deleted it meanwhile
             raise FileNotFoundError(f"{path} is missing") from None
-        raise UserError(f"{path} is damaged ({one_line(error)}): delete it, and it is made again") from None
+        raise UserError(f"{path} is damaged: delete it, and it is made again ({one_line(error)})") from None
     if place != place_of(path):
         raise UserError(f"{path} belongs to another stage, {place}: delete it, and it is made again")
     return content
