@@ -408,7 +408,7 @@ class Split:
         """
         files = [(path, os.path.getsize(path), os.stat(path).st_mtime_ns) for path in self.paths]
         file = self.cache / f"images-{digest([self.side, self.fit, files])}.pt"
-        if not file.with_suffix(".json").exists():
+        if not (file.exists() and file.with_suffix(".json").exists()):
             images = self.decode(range(len(self)), "reading images")
             save(file, {"images": images})
             save(file.with_suffix(".json"), {"hash": digest(images)})

@@ -52,7 +52,7 @@ def noise(cuda, tmp_path):
     return data, Distilled(images.images, images.labels, {})
 
 
-def test_batches_of_every_script(noise, cuda):
+def test_batches_of_every_script_stay_on_the_device(noise, cuda):
     data, distilled = noise
     mosaics = gift.Protocol("conv3", "gift", "sgd", 0.1, 1, batch_size=8, view_factor=2)
     strips = evaluate.RdedProtocol("conv3", "kl", "sgd", 0.1, 0.0, 1, batch_size=8, factor=2, enlarge=None)
@@ -76,12 +76,12 @@ def test_batches_of_every_script(noise, cuda):
 
 
 @pytest.mark.parametrize("mix", lpqld.MIXES)
-def test_views_of_label_batches(noise, cuda, mix):
+def test_views_of_label_batches_stay_on_the_device(noise, cuda, mix):
     draws = lpqld.view_draws(20, 32, mix, True, 0)[None].to(cuda)
     assert lpqld.label_view(noise[1].images, draws, mix, COLOURS).device.type == "cuda"
 
 
-def test_losses_and_statistics(cuda):
+def test_losses_and_statistics_stay_on_the_device(cuda):
     student, teacher = (torch.zeros(20, 10, device=cuda) for _ in range(2))
     labels = torch.zeros(20, dtype=torch.int64, device=cuda)
     results = [loss(student, teacher, labels) for loss in gift.LOSSES.values()]
