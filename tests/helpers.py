@@ -29,10 +29,10 @@ def picture(path, side=32, seed=0, shade=None, size=None):
 
 def image_folder(root, classes=("cat", "dog"), count=6, side=32, splits=("train", "test"), extension="png"):
     """A data set of class folders, all pictures noise."""
-    for split in splits:
+    for s, split in enumerate(splits):
         for c, name in enumerate(classes):
             for i in range(count):
-                picture(root / split / name / f"{i}.{extension}", side, seed=100 * c + i)
+                picture(root / split / name / f"{i}.{extension}", side, seed=1000 * s + 100 * c + i)
     return root
 
 
