@@ -1003,7 +1003,7 @@ def resumable(path: Path, epochs: int, title: str, log: dict, look=10, unit="epo
             states = {name: module.state_dict() for name, module in modules.items()}
             save(path, {"epoch": done, "log": log, "modules": states})
             now = time.monotonic()
-            keep_next = now + max(KEEP_EVERY, 20 * (now - begun))  # a large file less often: 5 % of the time
+            keep_next = now + KEEP_EVERY * max(1, (now - begun) / 3)  # a large file less often: 5 % of the time
 
 
 def new_student(data: Dataset, arch: str, seed: int) -> nn.Module:
