@@ -3,14 +3,15 @@
 A helper stands here when two scripts need it and no paper is about it. What a paper is about stands in its own script.
 Seeds, views and ConvNet come first. They need only torch and numpy, so you can copy them into another project.
 
-How a run keeps its work, in four functions:
+A run keeps every result in a file. If you stop it, the next run reads the files that are there and makes only the rest:
 
-    folder = stage_folder(data, "teacher-conv3", settings)        # the folder's name ends in a hash of the settings
+    folder = stage_folder(data, "teacher-conv3", settings)        # its name ends in a hash of the settings
     content = cached(folder / "teacher.pt", make)                 # read the file; if it is missing, make it first
     make_all({path: make, ...})                                   # make the missing files; several processes share them
-    for epoch in resumable(progress, epochs, title, log, ...):    # a loop that a killed run takes up again
+    for epoch in resumable(progress, epochs, title, log, ...):    # a training that a killed run takes up again
 
-`make` is a function of one argument, the path of a progress file, and returns the content of the file as a dict.
+`make` is a function that returns the content of the file, a dict. Its one argument is a path for `resumable`, which
+writes there how far the training has come.
 """
 
 import argparse
@@ -47,7 +48,7 @@ from torchvision.transforms import functional as pil_transforms
 from tqdm import tqdm
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Augmentation seeds: a view is a function of its seed and of nothing else
+# Augmentation seeds. The random numbers of a view depend on its seed alone, not on device, torch or processes
 
 
 def random_stream(*seed: int) -> np.random.RandomState:
@@ -1139,7 +1140,7 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**60
 
 
-def together(call: str, *args):
+def with_all_processes(call: str, *args):
     """A call of torch.distributed, which all processes make. Each waits for the others."""
     if world == 1:
         return
@@ -1152,13 +1153,13 @@ def together(call: str, *args):
 
 def wait():
     """Wait until all processes are here."""
-    together("barrier")
+    with_all_processes("barrier")
 
 
 def from_first(make):
     """Run make() in process 0, and return the result in all processes."""
     told = [make() if rank == 0 else None]
-    together("broadcast_object_list", told)
+    with_all_processes("broadcast_object_list", told)
     return told[0]
 
 
@@ -1229,7 +1230,7 @@ def make_all(jobs: dict, title=None, go_on=False) -> dict:
             if not go_on:
                 break
     everyone = [failed] * world
-    together("all_gather_object", everyone, failed)
+    with_all_processes("all_gather_object", everyone, failed)
     failed = {path: reason for part in everyone for path, reason in part.items()}
     if failed and not go_on:
         raise UserError(next(iter(failed.values())))
@@ -1345,7 +1346,7 @@ def processor() -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Errors: what the user can put right is one line on stderr, and status 2
+# Errors. If the user can put an error right, it is one line on stderr, and the script ends with status 2
 
 
 class UserError(ValueError):
