@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from helpers import picture, write_numbered
+from helpers import leftovers, only, picture, write_numbered
 from PIL import Image
 
 import common
@@ -35,8 +35,9 @@ import evaluate
 import gift
 import lpqld
 import synthesize
+from experiments import one_label
 
-SCRIPTS = {"gift": gift, "lpqld": lpqld, "synthesize": synthesize, "evaluate": evaluate}
+SCRIPTS = {"gift": gift, "lpqld": lpqld, "synthesize": synthesize, "evaluate": evaluate, "one_label": one_label}
 SECONDS = 60  # a run that takes longer hangs: a sound one takes less than two
 MEMORY = 8 << 30
 RECOVERY = synthesize.Recovery(lr=0.25, r_bn=0.01, iterations=10, roll=(0, 4), crop=True)
@@ -146,6 +147,7 @@ READERS = {  # what is damaged: the runs that read it; {it} is where it lies, {b
         "synthesize --teacher {it} --method lpld --ipc 1",
     ],
     "published.pth": ["gift --teacher {it} --images {base}/theirs --epochs 1"],
+    "images": ["gift --images {it} --teacher {base}/teacher.pt --epochs 1"],
     "labels.pt": [
         "lpqld --labels {it} --images {base}/images --epochs 2",
         "evaluate --labels {it} --images {base}/images --epochs 1 --repeats 1",
@@ -169,29 +171,29 @@ def reader(place: str, which: int, base: Path, it: Path, out: Path) -> list[str]
 
 
 KEPT = {  # runs that were killed: the run, the file whose writing ended it, which time
-    "teacher": ("gift", "teacher-conv3/progress.pt", 1),
+    "teacher": ("gift", "teacher-*/teacher.progress.pt", 1),
     "student": ("gift", "seed0.progress.pt", 2),
     "lpqld student": ("lpqld", "seed0.progress.pt", 9),
     "pieces": ("lpqld", "labels-4-7.pt", 1),
-    "statistics": ("lpld", "statistics-conv3/classes-4-4.pt", 1),
+    "statistics": ("lpld", "statistics-*/classes-4-4.pt", 1),
     "recovery": ("lpld", "groups-2-3.progress.pt", 5),
     "groups": ("lpld", "groups-4-4.pt", 1),
 }
 
 
 def die_at(where: str, write: int):
-    """Keep progress always, and die right after this write of a file with `where` in its path."""
-    save, seen = common.save_kept, []
+    """Keep progress always, and die right after this write of a file that matches `where`."""
+    save, seen = common.save, []
 
-    def save_and_die(path, content, *place):
-        save(path, content, *place)
-        if where in str(path):
+    def save_and_die(path, content):
+        save(path, content)
+        if path.match(where):
             seen.append(path)
             if len(seen) == write:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     common.KEEP_EVERY = 0
-    common.save_kept = save_and_die
+    common.save = save_and_die
 
 
 def make_sound(base: Path) -> dict:
@@ -203,16 +205,17 @@ def make_sound(base: Path) -> dict:
     for name, (run, where, write) in KEPT.items():
         out = base / "killed" / name
         if name != "teacher":
-            shutil.copytree(made / "teacher-conv3", out / "fashion" / "teacher-conv3")
+            teacher = only(made, "teacher-*")
+            shutil.copytree(teacher, out / "fashion" / teacher.name)
         command = reader("runs", list(ON_RUNS).index(run), base, out, out)
         log = base / "log" / f"killed {name}"
         status = wait(begin(command, log, lambda where=where, write=write: die_at(where, write)))
         assert status == -signal.SIGKILL, (log / "stderr").read_text()
-    shutil.copy(made / "teacher-conv3" / "teacher.pt", base / "teacher.pt")
+    shutil.copy(only(made, "teacher-*/teacher.pt"), base / "teacher.pt")
     weights = torch.load(base / "teacher.pt", weights_only=True)["model"]
     torch.save({"model": weights, "epoch": 300}, base / "published.pth")
-    shutil.copytree(made / "random-ipc2", base / "images")
-    shutil.copy(next(made.glob("labels-*/labels.pt")), base / "labels.pt")
+    shutil.copytree(only(made, "random-*"), base / "images")
+    shutil.copy(only(made, "labels-*/labels.pt"), base / "labels.pt")
     write_numbered(base / "theirs", "new{c:03d}/class{c:03d}_id{i:03d}.png", ipc=2)
     pixels = np.random.RandomState(0).random_sample((20, 3, 32, 32)).astype(np.float32)
     data = {"dataset": "fashion", "data": torch.from_numpy(pixels), "label": torch.arange(20) // 2}
@@ -220,7 +223,7 @@ def make_sound(base: Path) -> dict:
     for split in ("train", "val"):
         for c, name in enumerate(("ape", "bee", "cat")):
             for i in range(16):
-                picture(base / "pets" / split / name / f"{i}.png", 16, shade=20 + 80 * c + i)
+                picture(base / "pets" / split / name / f"{i}.png", 16, shade=20 + 80 * c + i + (split == "val"))
 
     sound = {}
     for place, commands in READERS.items():
@@ -468,6 +471,7 @@ ODD_OPTIONS = {
     "lpqld": ["images", "labels", "prune", "top-k", "batch-size", "mix", "protocol", "reuse", "lr", "ipc", "teacher"],
     "synthesize": ["method", "factor", "ipc", "teacher-arch", "seed", "dataset"],
     "evaluate": ["images", "archs", "losses", "protocol", "optimizers", "labels", "view-factor", "ipc"],
+    "one_label": ["images", "loss", "logits", "optimizer"],
 }  # fmt: skip
 
 
@@ -485,10 +489,8 @@ def under_out(damage):
         made = folder / "runs" / "fashion"
         last = ("gift-*", "lpqld-*", "lpld-*")[which]
         if stream.random_sample() < 0.5 or last == "lpld-*":
-            shutil.rmtree(next(made.glob(last)))
+            shutil.rmtree(only(made, last))
         files = files_read_by(which, made)
-        if damage is other_content:
-            files = [file for file in files if file.suffix != ".png"]
         file = files[stream.randint(len(files))]
         command = reader("runs", which, base, folder / "runs", folder)
         return command, f"{file.relative_to(made)}: {damage(file, stream)}", ("runs", which)
@@ -498,7 +500,11 @@ def under_out(damage):
 
 def files_read_by(which: int, made: Path) -> list[Path]:
     """As many pictures as other files: there are far more of them."""
-    stages = (("teacher", "random", "gift"), ("teacher", "random", "labels", "lpqld"), ("teacher", "statistics"))
+    stages = (
+        ("teacher", "accuracy", "random", "gift"),
+        ("teacher", "accuracy", "random", "labels", "lpqld"),
+        ("teacher", "accuracy", "statistics"),
+    )
     files = []
     for stage in stages[which]:
         for folder in made.glob(f"{stage}-*"):
@@ -516,7 +522,7 @@ def under_killed(damage):
         run, where, _ = KEPT[name]
         which = list(ON_RUNS).index(run)
         shutil.copytree(base / "killed" / name, folder / "runs")
-        (file,) = [path for path in all_files(folder / "runs") if str(path).endswith(where)]
+        file = only(folder / "runs", f"**/{where}")
         command = reader("runs", which, base, folder / "runs", folder)
         return command, f"{where}: {damage(file, stream)}", ("runs", which)
 
@@ -555,14 +561,13 @@ def one_of_a_folder(name: str, damage, whole_folder=False):
     return make
 
 
-def settings_beside(base: Path, folder: Path, stream):
-    """A settings.json beside somebody else's set: it is none of ours, and changes nothing."""
-    shutil.copytree(base / "theirs", folder / "theirs")
-    file = folder / "theirs" / "settings.json"
-    shutil.copy(base / "runs" / "fashion" / "random-ipc2" / "settings.json", file)
-    damage = [flip_bits, cut, move_bytes, other_content, other_kind][stream.randint(5)]
-    done = damage(file, stream)
-    return reader("theirs", 0, base, folder / "theirs", folder / "runs"), done, ("theirs", 0)
+def beside_images(base: Path, folder: Path, stream):
+    """What lies beside the pictures of a set of ours."""
+    shutil.copytree(base / "images", folder / "images")
+    file = folder / "images" / stream.choice(["set.json", "settings.json", "grid.png"])
+    damage = [flip_bits, cut, move_bytes, other_kind][stream.randint(4)]
+    done = f"{file.name}: {damage(file, stream)}"
+    return reader("images", 0, base, folder / "images", folder / "runs"), done, ("images", 0)
 
 
 def odd_options(script: str):
@@ -586,17 +591,17 @@ def attacks(base: Path) -> dict:
     """{(what is damaged, how): make}"""
     swap = swap_types(base)
     table = {("options", f"odd words, {script}"): odd_options(script) for script in ODD_OPTIONS}
-    table["settings.json beside a set", "all ways"] = settings_beside
+    table["set.json", "all ways"] = beside_images
     bytewise = {"bits flipped": flip_bits, "cut": cut, "bytes moved": move_bytes, "no such file": other_kind}
     for how, damage in {**bytewise, "another file": swap, "other content": other_content}.items():
         other_input = damage in (swap, other_content)  # weights that are whole, and none of ours
-        table["under --out", how] = under_out(damage)
-        table["under --out, killed", how] = under_killed(damage)
         table["teacher.pt", how] = one_file("teacher.pt", damage)
         table["labels.pt", how] = one_file("labels.pt", damage)
         table["a published teacher", how] = one_file("published.pth", damage, other_input)
         table["data.pt", how] = one_file("data.pt", damage, may_differ=True)
-        if damage is not other_content:
+        if damage is not other_content:  # what somebody has edited under --out is taken
+            table["under --out", how] = under_out(damage)
+            table["under --out, killed", how] = under_killed(damage)
             table["class folders", how] = one_of_a_folder("theirs", damage)
             table["data set", how] = one_of_a_folder("pets", damage)
     for what, name in (("class folders", "theirs"), ("data set", "pets")):
@@ -680,7 +685,7 @@ def kill(base: Path, count: int, seed: int) -> int:
         stage = latest(folder / "runs") if was_killed else "after the end"
         status = wait(begin(command, folder, keep_always))
         equal = status == 0 and json.loads((folder / "found").read_text()) == whole[name]
-        left = leftovers(folder / "runs")
+        left = [path.name for path in leftovers(folder / "runs") if not path.name.startswith(".")]  # half-written
         row = stages.setdefault(f"{name}: {stage}", [0, 0, 0])
         row[0] += 1
         row[1] += not equal
@@ -698,19 +703,13 @@ def kill(base: Path, count: int, seed: int) -> int:
     return bad
 
 
-def leftovers(out: Path) -> list:
-    """What a finished run must have tidied away; not what a kill in the middle of writing left beside a file."""
-    names = [path.name for path in all_files(out) if not path.name.startswith(".")]
-    return [name for name in names if "progress" in name or name.startswith(("groups", "classes"))]
-
-
 def latest(out: Path) -> str:
     """The stage that was written to last, and whether it had kept anything of its progress."""
     files = [path for path in out.rglob("*") if path.is_file()]
     if not files:
         return "nothing yet"
     file = max(files, key=lambda path: path.stat().st_mtime)
-    return file.relative_to(out / "fashion").parts[0]
+    return file.relative_to(out / "fashion").parts[0][:-9]  # without the hash
 
 
 def main():
