@@ -372,7 +372,7 @@ def test_write_changes_what_is_between_the_marks(in_process, tmp_path, monkeypat
         status, shown, err = in_process(figures, "--write")
         assert status == 0 and expected in shown, err
     new = file.read_text()
-    assert new.startswith("before\n<!-- table losses -->\n|  | `ce` | `mse` |") and new.endswith("<!-- end -->\nafter\n")
+    assert new.startswith("before\n<!-- table losses -->\n|  | `gift` | `cosine` |") and new.endswith("<!-- end -->\nafter\n")
     assert "old" not in new
     file.write_text(text.replace("losses", "nothing"))
     status, _, err = in_process(figures, "--write")
@@ -391,7 +391,7 @@ def test_tables_of_other_results(tmp_path, monkeypatch):
     (tmp_path / "cross-gift-adamw.json").write_text(json.dumps({"result": result}))
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     tables.kept.cache_clear()
-    assert "| AdamW | – | – | – | – | – | – | – | 72.0 ± 1.0 |" in tables.losses()
+    assert "| AdamW | 72.0 ± 1.0 | – | – | – | – | – | – | – |" in tables.losses()
     under = tables.made("command", result)
     assert under == "`command` · Intel Xeon, 1 thread, fp32 · torch 2.15.0 · 22 Nov 2026"
     with pytest.raises(common.UserError, match="table kl-rates cannot be made"):
