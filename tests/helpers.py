@@ -29,19 +29,19 @@ def picture(path, side=32, seed=0, shade=None, size=None):
 
 def image_folder(root, classes=("cat", "dog"), count=6, side=32, splits=("train", "test"), extension="png"):
     """A data set of class folders, all pictures noise."""
-    for split in splits:
+    for s, split in enumerate(splits):
         for c, name in enumerate(classes):
             for i in range(count):
-                picture(root / split / name / f"{i}.{extension}", side, seed=100 * c + i)
+                picture(root / split / name / f"{i}.{extension}", side, seed=1000 * s + 100 * c + i)
     return root
 
 
 def shades(root):
     """A data set small enough for a ResNet-18 on a CPU: dark against light."""
-    for split in ("train", "val"):
+    for s, split in enumerate(("train", "val")):
         for c, name in enumerate(("dark", "light")):
             for i in range(40):
-                picture(root / split / name / f"{i}.png", 16, shade=40 + 150 * c + i)
+                picture(root / split / name / f"{i}.png", 16, shade=40 + 150 * c + i + s)
     return root
 
 
