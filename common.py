@@ -1216,6 +1216,9 @@ def make_all(jobs: dict, title=None, go_on=False) -> dict:
     {path: why it failed} is returned.
     """
     missing = from_first(lambda: [path for path in jobs if not path.exists()])
+    if rank == 0:
+        for path in set(jobs) - set(missing):  # left by a run that was killed just after it wrote the file
+            path.with_suffix(".progress.pt").unlink(missing_ok=True)
     mine = missing[rank::world]
     failed = {}
     for path in progress_bar(mine, title, len(mine)) if title else mine:
@@ -1241,6 +1244,16 @@ def cached(path: Path, make: Callable) -> dict:
     """The content of a file. If it is missing, one process makes it first: make(progress file)."""
     make_all({path: make})
     return load(path)
+
+
+def is_made(path: Path) -> bool:
+    """Whether this file of a stage exists. Then all other .pt files beside it are pieces that a killed run left, or
+    that another run will not need: delete them."""
+    made = from_first(path.exists)
+    if made and rank == 0:
+        for piece in set(path.parent.glob("*.pt")) - {path}:
+            piece.unlink(missing_ok=True)
+    return made
 
 
 def make_joined(path: Path, pieces: dict, join: Callable, title=None):

@@ -599,7 +599,7 @@ def label_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: La
     settings = pool_settings(labels, data, distilled, teacher.info["digest"], seed)
     folder = common.stage_folder(data, f"labels-{distilled.name}-p{labels.prune:g}-k{labels.top_k}", settings)
     path = folder / "labels.pt"
-    if not common.from_first(path.exists):
+    if not common.is_made(path):
         make_pool(data, teacher, distilled, labels, seed, path)
     pool = load_pool(path, data, distilled, teacher)
     if pool.info["settings"] != settings:

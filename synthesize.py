@@ -799,7 +799,7 @@ def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0
         about = {"settings": settings, "class_names": data.class_names, "images": digest_of(images, labels[order])}
         return {**about, "made_with": common.made_with(data.device)}
 
-    reused = common.from_first(whole.exists)
+    reused = common.is_made(whole)
     if not reused:
         pieces = pieces_of(method, data, teacher, ipc, factor, seed)
         jobs = {folder / f"{name}.pt": partial(make_piece, make) for name, (_, make) in pieces.items()}
