@@ -372,7 +372,8 @@ def test_write_changes_what_is_between_the_marks(in_process, tmp_path, monkeypat
         status, shown, err = in_process(figures, "--write")
         assert status == 0 and expected in shown, err
     new = file.read_text()
-    assert new.startswith("before\n<!-- table losses -->\n|  | `gift` | `cosine` |") and new.endswith("<!-- end -->\nafter\n")
+    assert new.startswith("before\n<!-- table losses -->\n|  | `gift` | `cosine` |")
+    assert new.endswith("<!-- end -->\nafter\n")
     assert "old" not in new
     file.write_text(text.replace("losses", "nothing"))
     status, _, err = in_process(figures, "--write")
