@@ -695,9 +695,13 @@ def read_distilled_folder(path: Path, data: Dataset) -> tuple[Tensor, Tensor]:
 
     with ThreadPoolExecutor(common.cores()) as pool:
         list(pool.map(read, range(len(files))))
-    ours = {"set.json", "settings.json", "grid.png"}
+    ours = {"set.json", "settings.json", "grid.png"}  # and .pt: pieces of another run
     taken = set(map(Path, files))
-    others = [file for file in path.rglob("*") if file.is_file() and file.name not in ours and file not in taken]
+    others = [
+        file
+        for file in path.rglob("*")
+        if file.is_file() and file.suffix != ".pt" and file.name not in ours and file not in taken
+    ]
     if others:
         print(f"hint:     {len(others)} files in {path} are not read, for example {others[0].relative_to(path)}")
     return images, labels
