@@ -3,14 +3,15 @@
 A helper stands here when two scripts need it and no paper is about it. What a paper is about stands in its own script.
 Seeds, views and ConvNet come first. They need only torch and numpy, so you can copy them into another project.
 
-How a run keeps its work, in four functions:
+A run keeps every result in a file. If you stop it, the next run reads the files that are there and makes only the rest:
 
-    folder = stage_folder(data, "teacher-conv3", settings)        # the folder's name ends in a hash of the settings
+    folder = stage_folder(data, "teacher-conv3", settings)        # its name ends in a hash of the settings
     content = cached(folder / "teacher.pt", make)                 # read the file; if it is missing, make it first
     make_all({path: make, ...})                                   # make the missing files; several processes share them
-    for epoch in resumable(progress, epochs, title, log, ...):    # a loop that a killed run takes up again
+    for epoch in resumable(progress, epochs, title, log, ...):    # a training that a killed run takes up again
 
-`make` is a function of one argument, the path of a progress file, and returns the content of the file as a dict.
+`make` is a function that returns the content of the file, a dict. Its one argument is a path for `resumable`, which
+writes there how far the training has come.
 """
 
 import argparse
@@ -47,7 +48,7 @@ from torchvision.transforms import functional as pil_transforms
 from tqdm import tqdm
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Augmentation seeds: a view is a function of its seed and of nothing else
+# Augmentation seeds. The random numbers of a view depend on its seed alone, not on device, torch or processes
 
 
 def random_stream(*seed: int) -> np.random.RandomState:
@@ -408,7 +409,7 @@ class Split:
         """
         files = [(path, os.path.getsize(path), os.stat(path).st_mtime_ns) for path in self.paths]
         file = self.cache / f"images-{digest([self.side, self.fit, files])}.pt"
-        if not file.with_suffix(".json").exists():
+        if not (file.exists() and file.with_suffix(".json").exists()):
             images = self.decode(range(len(self)), "reading images")
             save(file, {"images": images})
             save(file.with_suffix(".json"), {"hash": digest(images)})
@@ -452,7 +453,10 @@ class Split:
             return digest([pixels, self.labels.tolist()])
         names = [(Path(p).parent.name, Path(p).name, os.path.getsize(p)) for p in self.paths]
         sampled = self.paths[:: -(-len(self.paths) // SAMPLED_FILES)]
-        hashes = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in sampled]
+        hashes = []
+        for path in sampled:
+            with reading("image", path):
+                hashes.append(hashlib.sha256(Path(path).read_bytes()).hexdigest())
         return digest([self.side, self.fit, self.labels.tolist(), names, hashes])
 
 
@@ -1136,7 +1140,7 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**60
 
 
-def together(call: str, *args):
+def with_all_processes(call: str, *args):
     """A call of torch.distributed, which all processes make. Each waits for the others."""
     if world == 1:
         return
@@ -1149,13 +1153,13 @@ def together(call: str, *args):
 
 def wait():
     """Wait until all processes are here."""
-    together("barrier")
+    with_all_processes("barrier")
 
 
 def from_first(make):
     """Run make() in process 0, and return the result in all processes."""
     told = [make() if rank == 0 else None]
-    together("broadcast_object_list", told)
+    with_all_processes("broadcast_object_list", told)
     return told[0]
 
 
@@ -1212,6 +1216,9 @@ def make_all(jobs: dict, title=None, go_on=False) -> dict:
     {path: why it failed} is returned.
     """
     missing = from_first(lambda: [path for path in jobs if not path.exists()])
+    if rank == 0:
+        for path in set(jobs) - set(missing):  # left by a run that was killed just after it wrote the file
+            path.with_suffix(".progress.pt").unlink(missing_ok=True)
     mine = missing[rank::world]
     failed = {}
     for path in progress_bar(mine, title, len(mine)) if title else mine:
@@ -1226,7 +1233,7 @@ def make_all(jobs: dict, title=None, go_on=False) -> dict:
             if not go_on:
                 break
     everyone = [failed] * world
-    together("all_gather_object", everyone, failed)
+    with_all_processes("all_gather_object", everyone, failed)
     failed = {path: reason for part in everyone for path, reason in part.items()}
     if failed and not go_on:
         raise UserError(next(iter(failed.values())))
@@ -1237,6 +1244,16 @@ def cached(path: Path, make: Callable) -> dict:
     """The content of a file. If it is missing, one process makes it first: make(progress file)."""
     make_all({path: make})
     return load(path)
+
+
+def is_made(path: Path) -> bool:
+    """Whether this file of a stage exists. Then all other .pt files beside it are pieces that a killed run left, or
+    that another run will not need: delete them."""
+    made = from_first(path.exists)
+    if made and rank == 0:
+        for piece in set(path.parent.glob("*.pt")) - {path}:
+            piece.unlink(missing_ok=True)
+    return made
 
 
 def make_joined(path: Path, pieces: dict, join: Callable, title=None):
@@ -1265,16 +1282,14 @@ def save(path: Path, content: dict):
 
 
 def load(path: Path) -> dict:
-    """Read a file that save() wrote. UserError if it is damaged, or was moved here from another stage."""
-    if not os.path.lexists(path):
-        raise FileNotFoundError(f"{path} is missing")
+    """Read a file that save() wrote. UserError if it is damaged or of another stage, FileNotFoundError if missing."""
     try:
         content = json.loads(path.read_text()) if path.suffix == ".json" else load_tensors(path, "kept file")
         place = content.pop("kept as")
-    except FileNotFoundError:
-        raise
     except Exception as error:  # damaged bytes make the readers fail in many ways
-        raise UserError(f"{path} is damaged ({one_line(error)}): delete it, and it is made again") from None
+        if not os.path.lexists(path):  # perhaps another run has deleted it just now
+            raise FileNotFoundError(f"{path} is missing") from None
+        raise UserError(f"{path} is damaged: delete it, and it is made again ({one_line(error)})") from None
     if place != place_of(path):
         raise UserError(f"{path} belongs to another stage, {place}: delete it, and it is made again")
     return content
@@ -1306,8 +1321,9 @@ def write_atomically(path: Path, write):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{path.name}.????????"):  # by a process that was killed while writing
-            if time.time() - left.stat().st_mtime > 600:
-                left.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another run has renamed or deleted it
+                if time.time() - left.stat().st_mtime > 600:
+                    left.unlink()
         write(beside)
         os.replace(beside, path)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
@@ -1320,8 +1336,10 @@ def write_atomically(path: Path, write):
 def made_with(device) -> dict:
     """Command, hardware, versions and date. They stand beside every result."""
     on_gpu = device.type == "cuda"
+    script = Path(sys.argv[0])
+    how = ["-m", f"experiments.{script.stem}"] if script.parent.name == "experiments" else [script.name]
     return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", *how, *sys.argv[1:]]),
         "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
         "processes": world,
         "torch": torch.__version__,
@@ -1341,7 +1359,7 @@ def processor() -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Errors: what the user can put right is one line on stderr, and status 2
+# Errors. If the user can put an error right, it is one line on stderr, and the script ends with status 2
 
 
 class UserError(ValueError):
@@ -1376,7 +1394,8 @@ def reading(what, path):
 def load_tensors(path, what):
     """Read a torch file of plain tensors and numbers, to the CPU. No code in the file is run (weights_only)."""
     # Many published teachers store the options of their training script beside the weights.
-    torch.serialization.add_safe_globals([argparse.Namespace, pathlib.PosixPath])
+    paths = [(pathlib.PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")]  # of Python 3.13
+    torch.serialization.add_safe_globals([argparse.Namespace, *paths])
     if not Path(path).is_file():
         raise UserError(f"{what}: there is no file {path}")
     if not os.access(path, os.R_OK):
@@ -1386,6 +1405,8 @@ def load_tensors(path, what):
             with zipfile.ZipFile(path) as file:
                 if file.testzip():
                     raise ValueError("checksum")
+                if any(part.file_size and part.external_attr & 16 for part in file.infolist()):
+                    raise ValueError("folder flag")  # torch would take the part for a folder, and read nothing
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the reader fail in many ways
         raise UserError(

@@ -203,7 +203,7 @@ def train_rded_student(
 
 
 def rded_students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: RdedProtocol) -> Students:
-    """The students of this protocol, for common.train_students."""
+    """How to train students by this protocol, and where to keep them; common.train_students then trains them."""
     settings = {"stage": "rded protocol", "teacher": teacher.info["digest"], **asdict(protocol)}
     name = f"rded-{distilled.name}-{protocol.arch}-{protocol.loss}-{protocol.optimizer}"
     train = partial(train_rded_student, data, teacher, distilled, protocol)

@@ -41,8 +41,9 @@ def smooth_labels(labels: Tensor, num_classes: int, alpha: float = 0.1) -> Tenso
 def refine_labels(teacher_logits: Tensor, labels: Tensor, gamma: float = 0.1, alpha: float = 0.1) -> Tensor:
     """Refined soft labels [B, C]: z_T / ||z_T||_2 + gamma * smooth / ||smooth||_2, z_T the teacher's raw logits [B, C].
 
-    gamma = 0.1 is the released code's value. The README of the release writes (1 - w) * soft + w * hard instead. Cosine
-    similarity ignores scale, so that is the same with gamma = w / (1 - w): gamma = 0.1 means w = 1 / 11.
+    gamma = 0.1 is the released code's value. The README of the release writes (1 - w) * soft + w * hard instead, with a
+    weight w. Divided by 1 - w that is soft + w / (1 - w) * hard, in the same direction, and cosine similarity sees only
+    the direction. So gamma = w / (1 - w), and gamma = 0.1 means w = 1 / 11.
     """
     smooth = smooth_labels(labels, teacher_logits.shape[1], alpha)
     return F.normalize(teacher_logits, dim=1) + gamma * F.normalize(smooth, dim=1)
@@ -68,7 +69,10 @@ HARD_WEIGHT = 0.1  # of the hard label in mse_ce and softce_ce
 
 
 def kl_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """KL(softmax(z_T / 20) || softmax(z_S / 20)), mean over the batch. It lacks the factor T^2 of Hinton et al."""
+    """KL(softmax(z_T / 20) || softmax(z_S / 20)), mean over the batch.
+
+    Hinton et al. multiply it by T^2 = 400. The released code does not, so its gradients are 400 times smaller.
+    """
     student = F.log_softmax(student_logits / TEMPERATURE, dim=1)
     return F.kl_div(student, F.softmax(teacher_logits / TEMPERATURE, dim=1), reduction="batchmean")
 
@@ -105,10 +109,11 @@ def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
 
     Columns: flip (0 or 1); brightness, saturation, contrast; the six entries of the 2 x 3 sampling matrix; the first
     row and column of the cutout.
-    Each image has its own flip (p = 0.5), brightness U(-0.5, 0.5), saturation U(0, 2) and contrast U(0.5, 1.5). The
-    whole batch has ONE of: crop (a shift of up to int(S/8 + 0.5) whole pixels per axis), scale (the sampling grid times
-    U(1/1.2, 1.2) per axis), rotate (U(-15, 15) degrees). Each image again has its own cutout, a square of side
-    int(S/2 + 0.5) with a uniform centre.
+    Each image draws its own numbers, U(a, b) uniformly between a and b. S is the side:
+      flip, in half of the cases; brightness U(-0.5, 0.5); saturation U(0, 2); contrast U(0.5, 1.5);
+      crop (a shift of up to int(S/8 + 0.5) whole pixels per axis) or scale (the sampling grid times U(1/1.2, 1.2) per
+      axis) or rotate (by U(-15, 15) degrees): which of the three, is drawn once for the whole batch;
+      cutout, a square of side int(S/2 + 0.5) with a uniform centre.
     Source: released code, utils/transforms.py, DiffAug(color_crop_cutout_flip_scale_rotate, batch=False).
     """
     stream = common.random_stream(*seed)
@@ -129,13 +134,13 @@ def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
 
 
 def shift_draws(u: np.ndarray, side: int) -> np.ndarray:
-    """A shift of up to int(S/8 + 0.5) whole pixels, in units of the sampling grid: the image is 2 wide."""
+    """A shift of up to int(S/8 + 0.5) whole pixels. The sampling grid counts from -1 to 1, so the image is 2 wide."""
     reach = int(side / 8 + 0.5)
     return 2 / side * (np.floor(u * (2 * reach + 1)) - reach)
 
 
 def scale_draws(u: np.ndarray) -> np.ndarray:
-    """U(1/1.2, 1.2). Above 1 the picture shrinks."""
+    """U(1/1.2, 1.2). A factor above 1 makes the picture smaller."""
     return 1 / 1.2 + u * (1.2 - 1 / 1.2)
 
 
@@ -146,7 +151,7 @@ def cutout_draws(u: np.ndarray, side: int) -> np.ndarray:
 
 
 def dsa(images: Tensor, draws: Tensor) -> Tensor:
-    """DSA views of normalised images [B, 3, S, S], by dsa_draws' numbers [B, 12]. Empty pixels are 0, the mean."""
+    """DSA views of normalised images [B, 3, S, S], by dsa_draws' numbers [B, 12]. Empty pixels are 0."""
     side = images.shape[-1]
     flip, brightness, saturation, contrast = draws[:, :4].T[:, :, None, None, None]
     x = torch.where(flip > 0, images.flip(3), images) + brightness
@@ -165,10 +170,11 @@ def dsa(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def tile_boxes(count: int, side: int, factor: int, *seed: int) -> Tensor:
-    """For RDED's mosaics: with probability 1 - 1 / factor^2 only one of the factor^2 tiles is shown, at the full side.
+    """For mosaics, images made of factor x factor small ones: which part of each image a view shows.
 
-    Crop boxes [count, 4] (top, left, height, width). The released code crops before the normalisation, this code after
-    it. That is the same, as the weights of the resize sum to 1.
+    With probability 1 - 1 / factor^2 it is one of the small images, enlarged to the full side; else it is the whole.
+    Returns crop boxes [count, 4] (top, left, height, width). The released code crops before the normalisation, this
+    code after it. That is the same, as the weights of the resize sum to 1.
     """
     u = common.random_stream(*seed).random_sample((count, 3))
     tile = side // factor
@@ -202,19 +208,19 @@ class Protocol:
 
 
 def learning_rate_for(optimizer: str, arch: str) -> float:
-    """AdamW: 1e-3, and 1e-4 for ViT-B/16 and Swin-V2-T, as released. Adam's and SGD's are ours."""
+    """The learning rate. AdamW: 1e-3, and 1e-4 for ViT-B/16 and Swin-V2-T, as released. Adam's and SGD's are ours."""
     if optimizer == "adamw" and arch in ("vit_b_16", "swin_v2_t"):
         return 1e-4
     return {"adamw": 1e-3, "adam": 1e-3, "sgd": 0.1}[optimizer]
 
 
 def epochs_for(dataset: str) -> int:
-    """1000, and 300 for ImageNet-1K, as released. The embedded set's 300 are ours."""
+    """The number of epochs: 1000, and 300 for ImageNet-1K, as released. The embedded set's 300 are ours."""
     return {"imagenet-1k": 300, "fashion": 300}.get(dataset, 1000)
 
 
 def batch_size_for(count: int) -> int:
-    """By the number of images in the set, as released."""
+    """The batch size, by the number of images in the set, as released."""
     if count <= 10:
         return 10
     if count <= 500:
@@ -247,7 +253,7 @@ def protocol_for(
 
 
 def learning_rate_factor(epoch: int, epochs: int) -> float:
-    """x 0.2 from 2/3 of the epochs on, and again from 5/6 on, as released. Epochs count from 0."""
+    """The rate is times 0.2 from 2/3 of the epochs on, and again from 5/6 on, as released. Epochs count from 0."""
     return 0.2 ** ((epoch >= 2 * epochs // 3) + (epoch >= 5 * epochs // 6))
 
 
@@ -301,7 +307,7 @@ def train_student(data: Dataset, label, distilled: Distilled, protocol: Protocol
     """Train one student. Test it after each quarter of the epochs; the last test is the result.
 
     label(images, numbers) gives the soft labels [B, C] of augmented images [B, 3, S, S], which have these numbers in
-    the set. The released code tests after every E // 4 epochs, which is the same for its numbers of epochs E.
+    the set. The released code tests after every E // 4 epochs, which is the same if 4 divides E.
     """
     student = common.new_student(data, protocol.arch, seed)
     optimizer = OPTIMIZERS[protocol.optimizer](student.parameters(), protocol.lr, **common.fused(data.device))
@@ -319,7 +325,10 @@ def train_student(data: Dataset, label, distilled: Distilled, protocol: Protocol
 
 
 def students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol) -> Students:
-    """The students of this protocol, for common.train_students. The teacher labels each view when it is made."""
+    """How to train students by this protocol, and where to keep them; common.train_students then trains them.
+
+    The teacher labels each view when the student sees it.
+    """
 
     def train(seed, progress):
         return train_student(

@@ -78,7 +78,8 @@ def soft_targets(values: Tensor, classes: Tensor, num_classes: int, temperature:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# DKR: dynamic knowledge reuse. Each epoch softens the kept logits with another temperature
+# DKR: dynamic knowledge reuse. Each epoch softens the kept logits with another temperature: the few labels that are
+# kept are used again and again, and another temperature makes another label of the same logits
 
 
 INITIAL = 20.0  # T_0, from the released scripts
@@ -111,7 +112,8 @@ def label_temperature(epoch: int, epochs: int, reuse: str) -> float:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# CA: calibrated student-teacher alignment. The student's softmax has its own temperature
+# CA: calibrated student-teacher alignment. The student's softmax has its own temperature: the one at which it came
+# closest to the labels in the epoch before
 
 
 def alignment_loss(student_logits: Tensor, targets: Tensor, student_temperature: float) -> Tensor:
@@ -144,20 +146,26 @@ def calibrate_temperature(student_logits: Tensor, targets: Tensor) -> float:
 
 @dataclass
 class Labels:
-    """How a pool of labels is made. The values are ImageNet-1K's, from the released LPQLD_in1k yaml and script."""
+    """Settings for making labels; the labels themselves are in LabelPool.
+
+    The values are ImageNet-1K's, from the released LPQLD_in1k yaml and script.
+    """
 
     epochs: int = 300  # of the student; the pruning counts from them
     batch_size: int | None = 128
     prune: float = 0.9  # p, the share of the label batches that is not kept
-    top_k: int | None = 50  # "x80" in the paper's table; MR-100 is "x40" and MR-10 "x200"
+    top_k: int | None = 50  # the paper's "x80", 80 times fewer bytes; k = 100 is its "x40", k = 10 its "x200"
     mix: str = "cutmix"  # or cutout, none
     flip: bool = True
 
 
 @dataclass
 class Training:
-    """How a student is trained from a pool. The values are ImageNet-1K's: DKR and CA from the released lpqld_in1k.sh,
-    rate and decay from the defaults of train_FKD_LPQLD.py."""
+    """Settings for training a student from a pool.
+
+    The values are ImageNet-1K's: DKR and CA from the released lpqld_in1k.sh, rate and decay from the defaults of
+    train_FKD_LPQLD.py.
+    """
 
     epochs: int = 300
     reuse: str = "step"  # DKR: step, cosine, none
@@ -177,10 +185,10 @@ PROTOCOLS = {
         Labels(batch_size=32, prune=0.95, top_k=200, mix="cutout", flip=False),
         Training(smoothing=0.2, lr=2e-3),
     ),
-    # LPLD's own, LPLD_tiny_[4k].yaml. It has P alone; p, k, DKR and CA are ours here. LPLD's "x40" is
-    # --arch resnet18_modified --colours tiny --prune 0.975 --top-k 200 --reuse none --no-calibration. LPLD draws label
-    # batches with replacement, this code without. With Q and without CA the factor T^2 = 400 is too large for the
-    # sharper targets: then --protocol imagenet-1k is better.
+    # LPLD's own, LPLD_tiny_[4k].yaml. It has P alone; p, k, DKR and CA are ours. LPLD draws label batches with
+    # replacement, this code without. LPLD's "x40" is
+    # --arch resnet18_modified --colours tiny --prune 0.975 --top-k 200 --reuse none --no-calibration.
+    # With Q and without CA its factor T^2 = 400 makes the steps too large. Take --protocol imagenet-1k then.
     "tinyimagenet": (
         Labels(epochs=100, batch_size=64, top_k=20, mix="none"),
         Training(epochs=100, squared=True, optimizer="sgd", lr=0.2, weight_decay=1e-4, warmup=5),
@@ -235,7 +243,7 @@ def check_labels(labels: Labels, count: int, data: Dataset):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Views: a label batch is a number. Images, crops, flips and mixing are drawn from (seed, number), again and again
+# Views. They are not stored: the same seed and number of a label batch always give the same images, crops and flips
 
 
 def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, scale=CROP_SCALE) -> Tensor:
@@ -349,6 +357,8 @@ def without_deterministic_scatter():
 
 
 class LabelPool(NamedTuple):
+    """A label pool as it is used in training: the stored logits, and the views that they belong to."""
+
     made: Labels
     views: Views
     values: Tensor  # float16 [n, B, k], on the device
@@ -458,7 +468,7 @@ def train_student(data: Dataset, pool: LabelPool, training: Training, arch: str,
 
 
 def students(data: Dataset, distilled: Distilled, pool: LabelPool, training: Training, arch: str) -> Students:
-    """The students of this pool, for common.train_students."""
+    """How to train students from this pool, and where to keep them; common.train_students then trains them."""
     made = pool.made
     settings = {"stage": "lpqld", "labels": pool.info["digest"], "arch": arch, **asdict(made), **asdict(training)}
     parts = f"p{made.prune:g}-k{made.top_k}-{training.reuse}" + "-ca" * training.calibrate
@@ -590,7 +600,7 @@ def label_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: La
     settings = pool_settings(labels, data, distilled, teacher.info["digest"], seed)
     folder = common.stage_folder(data, f"labels-{distilled.name}-p{labels.prune:g}-k{labels.top_k}", settings)
     path = folder / "labels.pt"
-    if not common.from_first(path.exists):
+    if not common.is_made(path):
         make_pool(data, teacher, distilled, labels, seed, path)
     pool = load_pool(path, data, distilled, teacher)
     if pool.info["settings"] != settings:

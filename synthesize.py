@@ -556,8 +556,13 @@ def read_about(path: Path, data: Dataset) -> dict:
             names = about["class_names"]
             made_from = about["settings"]["data"]
         if names != data.class_names:
-            odd = [pair for pair in zip(names, data.class_names, strict=False) if pair[0] != pair[1]]
-            where = f"class {names.index(odd[0][0])} was '{odd[0][0]}', here '{odd[0][1]}'" if odd else "their number"
+            differing = [
+                label for label, pair in enumerate(zip(names, data.class_names, strict=False)) if len(set(pair)) > 1
+            ]
+            where = f"it has {len(names)} classes, {data.name} has {data.num_classes}"
+            if differing:
+                label = differing[0]
+                where = f"class {label} was '{names[label]}', here '{data.class_names[label]}'"
             raise UserError(f"--images {path} was made for other classes ({made_from['dataset']}): {where}")
         if made_from["fingerprint"] != data.describe()["fingerprint"]:
             print(f"hint:     {path} was made from other images of {data.name} than those here")
@@ -609,7 +614,7 @@ def read_data_pt(file: Path) -> tuple[Tensor, Tensor, str | None]:
         images = torch.as_tensor(kept["data"]).detach()
         labels = torch.as_tensor(kept["label"])
         named = kept.get("dataset")
-        if images.dim() != 4 or not 0 < len(labels) == len(images) <= labels.numel():
+        if images.dim() != 4 or images.is_meta or not 0 < len(labels) == len(images) <= labels.numel():
             raise UserError(wrong)
         if images.dtype != torch.uint8:
             images = pixels_of(file, images, kept.get("mean"), kept.get("std"))
@@ -632,8 +637,8 @@ def pixels_of(file: Path, images: Tensor, mean, std) -> Tensor:
         raise UserError(f"--images {file}: pixel values are neither bytes nor finite floats")
     images = images.float()
     if mean is not None and std is not None:
-        mean = torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
-        images = images * torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1) + mean
+        mean = torch.as_tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
+        images = images * torch.as_tensor(std, dtype=torch.float32).view(1, 3, 1, 1) + mean
     elif images.min() < -0.5 or images.max() > 1.5:
         raise UserError(f"--images {file}: pixel values are far outside [0, 1]; if they are normalised, the file must "
                         "hold 'mean' and 'std'")  # fmt: skip
@@ -662,7 +667,7 @@ def numbers_of_folders(path, names: list) -> dict:
     """The number in each name. Sorting by it puts new1000 after new999, and not before new101."""
     number_of = {}
     for name in names:
-        number = re.fullmatch(r"(?:new|class|c)?[-_ ]?(\d{1,9})", name, re.IGNORECASE)
+        number = re.fullmatch(r"(?:(?:new|class|c)[-_ ]?)?(\d{1,9})", name, re.IGNORECASE)
         if not number:
             raise UserError(f"--images {path}: folder {name} is neither numbered nor a class of the data set")
         number_of[name] = int(number[1])
@@ -691,9 +696,8 @@ def read_distilled_folder(path: Path, data: Dataset) -> tuple[Tensor, Tensor]:
     with ThreadPoolExecutor(common.cores()) as pool:
         list(pool.map(read, range(len(files))))
     ours = {"set.json", "settings.json", "grid.png"}
-    others = [
-        file for file in path.rglob("*") if file.is_file() and file.name not in ours and str(file) not in set(files)
-    ]
+    taken = set(map(Path, files))
+    others = [file for file in path.rglob("*") if file.is_file() and file.name not in ours and file not in taken]
     if others:
         print(f"hint:     {len(others)} files in {path} are not read, for example {others[0].relative_to(path)}")
     return images, labels
@@ -795,7 +799,7 @@ def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0
         about = {"settings": settings, "class_names": data.class_names, "images": digest_of(images, labels[order])}
         return {**about, "made_with": common.made_with(data.device)}
 
-    reused = common.from_first(whole.exists)
+    reused = common.is_made(whole)
     if not reused:
         pieces = pieces_of(method, data, teacher, ipc, factor, seed)
         jobs = {folder / f"{name}.pt": partial(make_piece, make) for name, (_, make) in pieces.items()}

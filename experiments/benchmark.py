@@ -19,7 +19,6 @@ run of one iteration is taken off a run of several. Peak memory is what torch to
 made together and optimizers fused, as they are there); for labels and rded all they do, divided by the batches.
 """
 
-import json
 import math
 import multiprocessing
 import os
@@ -238,10 +237,10 @@ def frozen(size: Size, device) -> Teacher:
     return Teacher(model, {"arch": size.arch, "digest": "frozen"})
 
 
-def labels_of(size: Size, epochs: int) -> lpqld.Protocol:
+def labels_of(size: Size, epochs: int) -> lpqld.Labels:
     """Labels of their own for every epoch, with a twentieth of the logits."""
     top_k = min(size.classes, max(3, size.classes // 20))
-    return lpqld.Protocol(batch_size=size.batch, epochs=epochs, prune=0, top_k=top_k)
+    return lpqld.Labels(batch_size=size.batch, epochs=epochs, prune=0, top_k=top_k)
 
 
 def forward_backward(model, images):
@@ -272,7 +271,8 @@ def gift_steps(size: Size, device) -> Work:
 
     def ours():
         for images, labels, _ in gift.augmented_batches(distilled, data, protocol, 0, 0):
-            gift.training_step(student, teacher, optimizer, images, labels, protocol.loss)
+            teacher_logits = gift.soft_labels(teacher, images)
+            gift.training_step(student, optimizer, images, teacher_logits, labels, protocol.loss)
 
     return Work(ours, limit, size.batch * len(steps), len(steps))
 
@@ -303,7 +303,7 @@ def label_pool(size: Size, device) -> Work:
     steps = size.label_batches
     data, distilled = made_up(size, device, size.batch * 2)
     teacher = frozen(size, device)
-    protocol = labels_of(size, epochs=steps // 2)
+    labels = labels_of(size, epochs=steps // 2)
     groups = common.steps_together(range(steps), size.batch, size.side, device)  # that the teacher sees at once
     places = torch.arange(size.batch * len(groups[0]), device=device) % (size.batch * 2)
     fixed = common.normalize(distilled.images[places], COLOURS)
@@ -315,7 +315,7 @@ def label_pool(size: Size, device) -> Work:
 
     def ours():
         with tempfile.TemporaryDirectory() as folder:
-            lpqld.make_pool(data, teacher, distilled, protocol, 0, Path(folder) / "labels.pt")
+            lpqld.make_pool(data, teacher, distilled, labels, 0, Path(folder) / "labels.pt")
 
     return Work(ours, limit, size.batch * steps, steps)
 
@@ -344,10 +344,10 @@ def recover(teacher, data: Dataset, classes: range, iterations: int):
     own = []
     for layer in synthesize.batchnorms(teacher):
         own.append((layer.running_mean.repeat(len(classes), 1), layer.running_var.repeat(len(classes), 1)))
-    todo = synthesize.Groups(targets, own, list(classes))
     setting = synthesize.Recovery(lr=0.1, r_bn=0.01, iterations=iterations, roll=(0, 4), crop=True)
     with tempfile.TemporaryDirectory() as folder:  # no progress is found there
-        synthesize.recover(teacher, todo, setting, data, 0, Path(folder) / "progress.pt")
+        progress = Path(folder) / "progress.pt"
+        synthesize.recover(teacher, targets, own, list(classes), setting, data, 0, progress)
 
 
 def rded(size: Size, device, classes=2) -> Work:
@@ -539,12 +539,12 @@ def imagenet(arch, side, width, groups, iterations, device, precision) -> dict:
         raise UserError(f"--arch {arch} has no BatchNorm layers: nothing to recover images from")
     data, distilled = made_up(size, device, 1000 * IPC)
     teacher = frozen(size, device)
-    protocol = lpqld.Protocol()
+    labels = lpqld.Labels()
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "labels.pt"
         started = time.perf_counter()
-        lpqld.make_pool(data, teacher, distilled, protocol, 0, file)
+        lpqld.make_pool(data, teacher, distilled, labels, 0, file)
         found["labels_made_s"] = time.perf_counter() - started
         started = time.perf_counter()
         pool = lpqld.load_pool(file, data, distilled)
@@ -552,7 +552,7 @@ def imagenet(arch, side, width, groups, iterations, device, precision) -> dict:
         found["label_bytes"] = file.stat().st_size
     student = network(size, device)
     optimizer = lpqld.make_optimizer(student, "adamw", lr=1e-3, weight_decay=0.01)
-    numbers = lpqld.draw_label_batches(len(pool.values), pool.per_epoch, 0, protocol.epochs, protocol.prune, 0)
+    numbers = lpqld.draw_label_batches(len(pool.values), pool.per_epoch, 0, labels.epochs, labels.prune, 0)
 
     def epoch():
         batches = pool.batches(numbers, 20.0)
@@ -569,7 +569,7 @@ def imagenet(arch, side, width, groups, iterations, device, precision) -> dict:
     found["iteration_s"] = (seconds(lambda: recovered(1 + iterations), device) - once) / iterations
     found["classes_together"] = groups
     found["peak_bytes"] = peak_memory(device)
-    found["formula_label_bytes"] = storage.label_bytes(pool.order.numel(), protocol.top_k, size.classes)
+    found["formula_label_bytes"] = storage.label_bytes(len(pool.values) * size.batch, labels.top_k, size.classes)
     for ipc in IMAGENET_IPCS:
         found[f"ipc{ipc}"] = whole_run(found, ipc, size)
     return found
@@ -668,11 +668,6 @@ def check_target(file: Path):
         raise UserError(f"--json {file} cannot be written: {folder} is no folder that may be written to")
 
 
-def write_json(file: Path, content: dict):
-    text = json.dumps(content, indent=2) + "\n"
-    common.write_atomically(file, lambda beside: beside.write_text(text))
-
-
 def read_options(argv):
     parser = common.Parser(__doc__)
     add, positive = parser.add_argument, common.at_least(1)
@@ -711,7 +706,7 @@ def main(argv=None) -> dict:
         found = measure_rows_without(args) if args.without_us else measure_rows(args)
     result = {"results": found, "made_with": made}
     if args.json:
-        write_json(args.json, result)
+        common.write_json(args.json, result)
     return result
 
 

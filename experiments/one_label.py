@@ -59,7 +59,7 @@ LOSSES_OF_A_SOFTMAX = ("softce", "kl", "softce_ce")  # the other losses need all
 
 
 def students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, k: int) -> Students:
-    """The students of these labels, for common.train_students. They are trained as gift.py's, but for the labels."""
+    """How to train students with these labels, and where to keep them; common.train_students then trains them."""
 
     def train(seed, progress):
         labels = label_plain_images(teacher.model, distilled.images, data.colours, k)

@@ -1,4 +1,4 @@
-"""What several processes gain: measured on this machine's cores, and reckoned for the sizes of the papers.
+"""What several processes gain: measured on this machine's cores, and computed for the sizes of the papers.
 
 python -m experiments.processes             # one process against two, of one thread each, on the embedded data set
 python -m experiments.processes --hours     # hours on 1, 8 and 64 GPUs, and the share of time that they stand idle
@@ -29,7 +29,7 @@ def work(out: Path, scale: float) -> dict:
     """Seconds of each stage, from its first process that begins to its last that ends; start-up is not counted."""
     device = common.set_up_device("cpu")
     torch.set_num_threads(1)
-    common.join_others(out)
+    common.meet_others(out)
     data = common.load_dataset("fashion", device, out=out)
     common.seed_torch(0)
     model = common.build_model("conv3", 10, 32, data.default_width).eval().requires_grad_(False)
@@ -37,7 +37,7 @@ def work(out: Path, scale: float) -> dict:
     setting = synthesize.SRE2L["fashion"]
     setting.iterations = max(2, int(80 * scale))
     synthesize.RDED_IMAGES = max(20, int(300 * scale))
-    protocol = lpqld.protocol_for(data, 100, epochs=int(600 * scale), prune=0.5)
+    made = lpqld.labels_for(data, 100, epochs=int(600 * scale), prune=0.5)
     seconds = {}
 
     def timed(name, stage):
@@ -51,9 +51,10 @@ def work(out: Path, scale: float) -> dict:
     timed("class statistics", lambda: synthesize.squeeze(data, teacher))
     timed("RDED", lambda: synthesize.distil("rded", data, teacher, 10))
     images = timed("recovery", lambda: synthesize.distil("lpld", data, teacher, 10))
-    timed("labels", lambda: lpqld.label_pool(data, teacher, images, protocol, 0))
-    students = gift.protocol_for(data, images, "conv3", epochs=max(4, int(40 * scale)))
-    timed("four students", lambda: gift.train_students(data, teacher, images, students, range(4)))
+    timed("labels", lambda: lpqld.label_pool(data, teacher, images, made, 0))
+    protocol = gift.protocol_for(data, images, "conv3", epochs=max(4, int(40 * scale)))
+    students = gift.students(data, teacher, images, protocol)
+    timed("four students", lambda: common.train_students(students, range(4)))
     return seconds
 
 
@@ -86,7 +87,7 @@ def compare(processes: int, rounds: int, scale: float) -> dict:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Reckoned
+# Computed
 
 GPUS = (1, 8, 64)
 RATES = {  # images per second of one GPU: assumed, not measured; a ResNet-18 at 224 px
@@ -117,19 +118,19 @@ def pieces_of(case: Case, kept_bytes: int) -> dict[str, list[int]]:
 
     kept_bytes: of an image, between forward and backward.
     """
-    protocol = lpqld.PROTOCOLS[case.name]
+    made, training = lpqld.PROTOCOLS[case.name]
     recovery = synthesize.LPLD[case.name]
     at_once = max(1, synthesize.GPU_BYTES // (case.ipc * kept_bytes))
     blocks = common.cut(case.classes, synthesize.CLASSES_PER_PIECE, common.PIECES)
     groups = common.cut(case.classes, at_once, common.PIECES)
     count = case.classes * case.ipc
-    batches = lpqld.pool_size(count, protocol.batch_size, protocol.epochs, protocol.prune)
-    labels = common.cut(batches, lpqld.LABELS_PER_PIECE // protocol.batch_size)
+    batches = lpqld.pool_size(count, made.batch_size, made.epochs, made.prune)
+    labels = common.cut(batches, lpqld.LABELS_PER_PIECE // made.batch_size)
     return {
         "class statistics": [case.training_images * len(block) // case.classes for block in blocks],
         "recovery": [len(group) * case.ipc * recovery.iterations for group in groups],
-        "labels": [len(part) * protocol.batch_size for part in labels],
-        "a student": [count * protocol.epochs],
+        "labels": [len(part) * made.batch_size for part in labels],
+        "a student": [count * training.epochs],
     }
 
 
@@ -147,7 +148,7 @@ def show(case: Case, name: str, pieces: int | None, found: list[tuple[float, flo
     return {**case._asdict(), "stage": name, "pieces": pieces, "hours_and_idle": found}
 
 
-def reckon() -> dict:
+def compute_hours() -> dict:
     model = common.build_model("resnet18", 1000, 224).eval().requires_grad_(False)
     kept_bytes = synthesize.bytes_per_image(model, 224, torch.device("cpu"))
     print(f"assumed images/s of a GPU: {', '.join(f'{name} {rate:,}' for name, rate in RATES.items())}")
@@ -170,7 +171,7 @@ def reckon() -> dict:
 def main(argv=None) -> dict:
     parser = common.Parser(__doc__)
     add = parser.add_argument
-    add("--hours", action="store_true", help="reckon, do not measure")
+    add("--hours", action="store_true", help="compute the hours on GPUs; measure nothing")
     add("--processes", type=common.at_least(2), default=2, help="against one (default: 2)")
     add("--rounds", type=common.at_least(1), default=3, help="of which the fastest counts (default: 3)")
     add("--scale", type=common.at_least(0.01, float), default=1.0, help="of the work (default: 1)")
@@ -181,9 +182,9 @@ def main(argv=None) -> dict:
         seconds = work(args.work, args.scale)
         print(json.dumps(seconds))
         return seconds
-    result = reckon() if args.hours else compare(args.processes, args.rounds, args.scale)
+    result = compute_hours() if args.hours else compare(args.processes, args.rounds, args.scale)
     if args.json:
-        common.save_kept(args.json, {**result, "made_with": common.made_with(torch.device("cpu"))})
+        common.write_json(args.json, {**result, "made_with": common.made_with(torch.device("cpu"))})
     return result
 
 

@@ -38,10 +38,10 @@ def image_folder(root, classes=("cat", "dog"), count=6, side=32, splits=("train"
 
 def shades(root):
     """A data set small enough for a ResNet-18 on a CPU: dark against light."""
-    for split in ("train", "val"):
+    for s, split in enumerate(("train", "val")):
         for c, name in enumerate(("dark", "light")):
             for i in range(40):
-                picture(root / split / name / f"{i}.png", 16, shade=40 + 150 * c + i)
+                picture(root / split / name / f"{i}.png", 16, shade=40 + 150 * c + i + s)
     return root
 
 

@@ -52,7 +52,7 @@ def noise(cuda, tmp_path):
     return data, Distilled(images.images, images.labels, {})
 
 
-def test_batches_of_every_script(noise, cuda):
+def test_batches_of_every_script_stay_on_the_device(noise, cuda):
     data, distilled = noise
     mosaics = gift.Protocol("conv3", "gift", "sgd", 0.1, 1, batch_size=8, view_factor=2)
     strips = evaluate.RdedProtocol("conv3", "kl", "sgd", 0.1, 0.0, 1, batch_size=8, factor=2, enlarge=None)
@@ -60,8 +60,9 @@ def test_batches_of_every_script(noise, cuda):
     classes = torch.zeros(8, 5, 3, dtype=torch.int16, device=cuda)
     order = torch.zeros(8, 5, dtype=torch.int32, device=cuda)
     draws = torch.zeros(8, 5, 12, dtype=torch.int16, device=cuda)
-    labels = lpqld.Protocol(batch_size=5, top_k=3)
-    pool = lpqld.LabelPool(labels, values, classes, order, draws, data, distilled.images, {})
+    labels = lpqld.Labels(batch_size=5, top_k=3)
+    label_views = lpqld.Views(labels, order, draws, distilled.images, COLOURS)
+    pool = lpqld.LabelPool(labels, label_views, values, classes, 10, {})
     for batches in (
         gift.augmented_batches(distilled, data, mosaics, 0, 0),
         evaluate.rded_batches(distilled, data, strips, 0, 0),
@@ -75,12 +76,12 @@ def test_batches_of_every_script(noise, cuda):
 
 
 @pytest.mark.parametrize("mix", lpqld.MIXES)
-def test_views_of_label_batches(noise, cuda, mix):
+def test_views_of_label_batches_stay_on_the_device(noise, cuda, mix):
     draws = lpqld.view_draws(20, 32, mix, True, 0)[None].to(cuda)
     assert lpqld.label_view(noise[1].images, draws, mix, COLOURS).device.type == "cuda"
 
 
-def test_losses_and_statistics(cuda):
+def test_losses_and_statistics_stay_on_the_device(cuda):
     student, teacher = (torch.zeros(20, 10, device=cuda) for _ in range(2))
     labels = torch.zeros(20, dtype=torch.int64, device=cuda)
     results = [loss(student, teacher, labels) for loss in gift.LOSSES.values()]
@@ -96,7 +97,7 @@ def test_losses_and_statistics(cuda):
     assert all(result.device.type == "cuda" for result in results)
 
 
-def test_an_optimizer_kept_on_a_cpu_goes_on_on_a_gpu(cuda):
+def test_an_optimizer_kept_on_a_cpu_goes_on_on_a_gpu(cuda, monkeypatch, tmp_path):
     def adam(device):
         weight = torch.nn.Parameter(torch.ones(3, device=device))
         weight.grad = torch.ones(3, device=device)
@@ -105,7 +106,9 @@ def test_an_optimizer_kept_on_a_cpu_goes_on_on_a_gpu(cuda):
     _, kept = adam(torch.device("cpu"))
     kept.step()
     weight, here = adam(cuda)
-    common.restore(here, kept.state_dict())
+    progress = {"epoch": 1, "log": {}, "modules": {"optimizer": kept.state_dict()}}
+    monkeypatch.setattr(common, "load", lambda path: progress)
+    assert next(common.resumable(tmp_path / "progress.pt", 3, "training", {}, optimizer=here)) == 1
     assert {name: x.device.type for name, x in here.state[weight].items()} == {
         "step": "cuda",
         "exp_avg": "cuda",

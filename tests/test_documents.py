@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "AUDIT.md", "experiments/README.md")
+DOCUMENTS = ("README.md", "AUDIT.md", "experiments/README.md", "experiments/COST.md", "experiments/PROCESSES.md")
 MODULES = ("gift", "lpqld", "synthesize", "evaluate", "common", "experiments.one_label")
 MENTION = re.compile(rf"(?<![\w./-])({'|'.join(map(re.escape, MODULES))})((?:\.[A-Za-z_]\w*)+)")
 LONGEST = 400
@@ -43,10 +43,10 @@ def exists(name: str) -> bool:
 
 
 def test_names_are_found_and_told_from_files():
-    text = "`common.Split.test_view`, `gift.main()`; `python gift.py`, `runs/gift.x`, gift.bare\n```\ngift.block\n```\n"
+    text = "`common.Split.at_side`, `gift.main()`; `python gift.py`, `runs/gift.x`, gift.bare\n```\ngift.block\n```\n"
     text += "`experiments.one_label.main`, `python -m experiments.one_label`, `experiments/one_label.py`\n"
-    assert names_in(text) == ["common.Split.test_view", "gift.main", "experiments.one_label.main"]
-    assert exists("common.Split.test_view") and exists("gift.Protocol.arch")
+    assert names_in(text) == ["common.Split.at_side", "gift.main", "experiments.one_label.main"]
+    assert exists("common.Split.at_side") and exists("gift.Protocol.arch")
     assert not exists("gift.summarize") and not exists("common.Split.nothing")
 
 

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 import common
+import gift
 import lpqld
 import synthesize
-from experiments import benchmark, figures, pictures, processes, storage
+from experiments import benchmark, figures, pictures, processes, storage, tables
 
 CPU = torch.device("cpu")
 LINES = {line.name: line for line in figures.LINES}
@@ -26,7 +27,7 @@ FIGURE_1 = (("kl", 41.4), ("softce", 33.4), ("mse_ce", 41.7), ("gift", 44.0))  #
 
 
 def test_lines_have_names_of_their_own():
-    assert len(LINES) == len(figures.LINES) == 359
+    assert len(LINES) == len(figures.LINES)
 
 
 def test_lines_have_the_published_figures():
@@ -46,8 +47,8 @@ def test_lines_have_the_published_figures():
         "cpu-cifar10-rded-conv3-ipc10": 50.2,
         "cim-teacher": 82.24,
         **{f"cim-rded-{shown}-ipc{ipc}": top1 for shown in SHOWN for ipc, top1 in ((1, 28.9), (10, 56.0), (50, 71.1))},
-        **{f"cim-sre2l-{shown}-ipc{ipc}": top1 for shown in SHOWN for ipc, top1 in ((1, 22.2), (10, 39.6), (50, 57.7))},
-        **{f"cim-mosaics-{shown}-ipc10": 56.0 for shown in SHOWN},
+        **{f"cim-sre2l-whole-ipc{ipc}": top1 for ipc, top1 in ((1, 22.2), (10, 39.6), (50, 57.7))},
+        **{f"cim-cifar10-{shown}": 56.0 for shown in SHOWN},
         **{f"cim-rded-teacher{epochs}-ipc10": 56.0 for epochs in (1, 3, 20)},
         **{f"cim-rded-epochs{epochs}-ipc1": 28.9 for epochs in (100, 200, 300)},
         **{f"cim-rded-epochs{epochs}-ipc10": 56.0 for epochs in (100, 200, 300)},
@@ -67,6 +68,7 @@ def test_lines_have_the_published_figures():
         },
         "cifar100-teacher-conv3": 61.27,
         "cifar100-teacher-resnet18_modified": 72.27,
+        "cifar100-rded-conv3-ipc1": 19.6,
         "cifar100-rded-conv3-ipc10": 48.1,
         "cifar100-rded-resnet18_modified-ipc10": 42.6,
         "cifar100-rded-resnet18_modified-ipc50": 62.6,
@@ -82,11 +84,9 @@ def test_lines_have_the_published_figures():
 
 
 def test_teachers_are_expected_to_reach_what_the_lines_say():
-    for name, dataset in (("tiny", "tinyimagenet"), ("cifar10", "cifar10")):
-        for line in figures.TEACHERS:
-            if line.name.startswith(name):
-                arch = line.name.removeprefix(f"{name}-teacher-")
-                assert line.published == common.PUBLISHED_TEACHERS[dataset, arch]
+    for name, dataset in (("tiny", "tinyimagenet"), ("cifar10", "cifar10"), ("cifar100", "cifar100")):
+        for arch in ("resnet18_modified", "conv4" if name == "tiny" else "conv3"):
+            assert LINES[f"{name}-teacher-{arch}"].published == common.PUBLISHED_TEACHERS[dataset, arch]
 
 
 @pytest.mark.parametrize("name", LINES)
@@ -106,12 +106,14 @@ def test_every_line_is_a_command_line_that_its_script_understands(name, monkeypa
             figures.SCRIPTS[script].main(options)
 
 
-def test_kept_results_count_as_done():
-    """Those in the repository are of commands as they stand in the lines, or of no line."""
+def test_kept_results_count_as_done(tmp_path):
+    """A result belongs to the line of its name, whatever the command was when it was run."""
     args = figures.read_options([])
     kept = [file.stem for file in args.results.glob("*.json") if file.stem in LINES]
-    assert len(kept) >= 32
-    assert all(figures.kept_result(LINES[name], args) for name in kept)
+    assert len(kept) >= 200
+    for name in kept:
+        found = figures.kept_result(LINES[name], args)
+        assert found["name"] == name and found["command"]
 
 
 def test_list_shows_every_line(in_process, tmp_path):
@@ -184,8 +186,30 @@ def test_a_line_without_its_data_stops_the_run(in_process, tmp_path, monkeypatch
     assert status == 2 and err.count("\n") == 1 and err.startswith("error: tiny-teacher-conv4: data set tinyimagenet")
 
 
+def test_a_folder_of_another_line_must_be_there_once(in_process, tmp_path, monkeypatch):
+    """A * in a command stands for the hash of a folder."""
+    script = Script(monkeypatch)
+    monkeypatch.setattr(gift, "main", script.main)
+    words = ("--out", tmp_path / "o", "--results", tmp_path / "r", "--device", "cpu", "--only", "precision-gift-fp32")
+    teacher = tmp_path / "o/precision/fashion/teacher-conv3-12345678/teacher.pt"
+    teacher.parent.mkdir(parents=True)
+    teacher.touch()
+    status, _, err = in_process(figures, *words)
+    assert status == 2 and "rded-ipc10-* fits 0 paths and must fit one" in err and err.count("\n") == 1
+    (tmp_path / "o/precision/fashion/rded-ipc10-00000000").mkdir()
+    status, _, err = in_process(figures, *words)
+    assert status == 0, err
+    options = script.commands[0][1]
+    assert str(teacher) in options and f"{tmp_path}/o/precision/fashion/rded-ipc10-00000000" in options
+    (tmp_path / "r" / "precision-gift-fp32.json").unlink()
+    (tmp_path / "o/precision/fashion/rded-ipc10-11111111").mkdir()
+    status, _, err = in_process(figures, *words)
+    assert status == 2 and "fits 2 paths" in err
+
+
 def test_a_damaged_result_is_named(in_process, tmp_path):
-    for text in ('{"name": ', "[1]", "{}"):
+    whole = {"published": 1.0, "command": "", "minutes": 1, "result": {"top1": {}, "made_with": {}}}
+    for text in ('{"name": ', "[1]", "{}", json.dumps(whole)):
         (tmp_path / "tiny-teacher-conv4.json").write_text(text)
         status, _, err = in_process(figures, "--results", tmp_path, "--only", "tiny-teacher-conv4")
         assert status == 2 and "tiny-teacher-conv4.json is damaged: delete it" in err and err.count("\n") == 1
@@ -245,7 +269,7 @@ def test_the_table_holds_each_row_beside_what_is_published():
     }
     assert figures.table(done).splitlines()[2:] == [
         "| one | 40.0 | 41.5 ± 0.5 |  | +1.5 | 7 | a CPU, torch 2.10 | `python evaluate.py` |",
-        "| two random, kl, sgd |  | 30.0 ± 0.0 |  |  | 7 | a CPU, torch 2.10 | `python evaluate.py` |",
+        "| two random, kl, sgd |  | 30.0 |  |  | 7 | a CPU, torch 2.10 | `python evaluate.py` |",
         "| two rded, kl, sgd | 40.0 | 41.5 ± 0.5 | 43.2 | +1.5 |  |  |  |",
     ]
 
@@ -254,44 +278,33 @@ def budget_result(size, top1):
     return {"result": {"label_bytes": size, "top1": common.mean_std([top1])}}
 
 
+def sizes(points):
+    """Without the deviations: (bytes, top-1, setting)."""
+    return {name: [(size, top1["mean"], setting) for size, top1, setting in some] for name, some in points.items()}
+
+
 def test_points_go_from_the_smallest_pool_to_the_largest():
     done = {
-        "tiny-budget-ipc10-lpld-p0-k5": budget_result(900, 40.0),
-        "tiny-budget-ipc10-lpld-p0.9-k5": budget_result(90, 30.0),
-        "tiny-budget-ipc10-random-p0-k5": budget_result(900, 50.0),
-        "tiny-budget-ipc50-lpld-p0-k5": budget_result(4500, 60.0),
+        "tiny-budget-ipc50-lpld-p0-k5": budget_result(900, 40.0),
+        "tiny-budget-ipc50-lpld-p0.9-k5": budget_result(90, 30.0),
+        "tiny-budget-ipc50-random-p0-k5": budget_result(900, 50.0),
+        "fashion-budget-lpld-p0-k5": budget_result(4500, 60.0),
     }
-    points = pictures.accuracy_over_bytes(done, "tiny-budget-ipc10")
-    assert points == {"LPLD": [(90, 30.0, 0.0), (900, 40.0, 0.0)], "random": [(900, 50.0, 0.0)]}
+    points = pictures.accuracy_over_bytes(done, "tiny-budget-ipc50")
+    lpld = [(90, 30.0, "p 0.9, k 5"), (900, 40.0, "p 0, k 5")]
+    assert sizes(points) == {"LPLD": lpld, "random": [(900, 50.0, "p 0, k 5")]}
 
 
-def test_one_label_an_image_stands_beside_the_budgets():
+def test_one_label_per_image_stands_beside_the_budgets():
     done = {
         "tiny32-budget-lpld-p0-k200": budget_result(900, 40.0),
         "tiny32-fixed-k2": budget_result(9, 20.0),
         "tiny32-fixed-k1": budget_result(5, 10.0),
         "fixed-random-k1-ipc10": budget_result(7, 99.0),
     }
-    points = pictures.accuracy_over_bytes(done, "tiny32-budget")
-    assert points == {"LPLD": [(900, 40.0, 0.0)], "random, one label an image": [(5, 10.0, 0.0), (9, 20.0, 0.0)]}
+    points = sizes(pictures.accuracy_over_bytes(done, "tiny32-budget"))
+    assert points[pictures.ONE_LABEL] == [(5, 10.0, "k 1"), (9, 20.0, "k 2")] and len(points) == 2
     assert pictures.accuracy_over_bytes({"tiny32-fixed-k1": budget_result(5, 10.0)}, "tiny32-budget") == {}
-
-
-def fixed_result(teacher, top1):
-    return {"result": {"teacher": {"accuracy": teacher}, "top1": common.mean_std([top1])}}
-
-
-def test_points_of_teachers():
-    done = {
-        "fixed-random-teacher12-ipc1": fixed_result(88.0, 20.0),
-        "fixed-random-teacher1-ipc1": fixed_result(70.0, 30.0),
-        "fixed-random-teacher1-ipc10": fixed_result(70.0, 40.0),
-        "fixed-random-k3-ipc1": fixed_result(88.0, 99.0),
-    }
-    points = pictures.accuracy_over_teachers(done, "fixed-random")
-    assert points == {"IPC 1": [(70.0, 30.0, 0.0), (88.0, 20.0, 0.0)], "IPC 10": [(70.0, 40.0, 0.0)]}
-    assert pictures.best_teachers(done, "fixed")["random"] == [(1, 70.0, 0.0), (10, 70.0, 0.0)]
-    assert pictures.best_teachers({}, "fixed-cifar10") == {}
 
 
 def test_mean_over_sets():
@@ -305,26 +318,90 @@ def test_mean_over_sets():
         "| a: similarity within a class | 0.6 ± 0.1 | 2 |",
     ]
     assert figures.over_sets({"b": ablation(99.0, 0.1)}) == ""
+    one_image = {"a-set0": ablation(20.0, None)}  # IPC 1
+    assert "| a: similarity within a class | – | 1 |" in figures.over_sets(one_image)
 
 
 @pytest.mark.slow
 def test_sets_side_by_side(tmp_path):
-    """A column for each set; nothing as long as the images of one are missing."""
+    """Drawn when the images of all three sets are there: their set.json has the digest of the result."""
+    pytest.importorskip("matplotlib", reason="the pictures need it (experiments/requirements.txt)")
     done = {}
     for number, images in enumerate(pictures.SIDE_BY_SIDE):
-        done[f"tiny32-ablation-{images}-set0"] = {"result": {"images": {"within_class_similarity": 0.1 * number}}}
-        assert list(pictures.draw_all(done, done, tmp_path, tmp_path)) == []
+        about = {"within_class_similarity": 0.1 * number, "digest": f"0000000{number}"}
+        done[f"tiny32-ablation-{images}-set0"] = {"result": {"images": about}}
+        assert "tiny32-side-by-side" not in pictures.pictures_of(done, done, tmp_path)
         flat = torch.full((36, 3, 8, 8), 80 * number, dtype=torch.uint8)
-        synthesize.save_distilled(tmp_path / "tiny-imagenet-200" / f"{images}-ipc10", flat, torch.arange(36) // 6)
-    (picture,) = pictures.draw_all(done, done, tmp_path, tmp_path)
-    columns = np.split(np.array(Image.open(picture).convert("L")), 3, axis=1)
-    assert [np.median(column) for column in columns] == [0, 80, 160]
+        folder = tmp_path / "tiny-imagenet-200" / f"{images}-ipc10-{number:08x}"
+        synthesize.save_distilled(folder, flat, torch.arange(36) // 6)
+        common.save(folder / "set.json", {"images": about["digest"]})
+    pictures.pictures_of(done, done, tmp_path)["tiny32-side-by-side"](tmp_path / "picture.png")
+    columns = np.array_split(np.array(Image.open(tmp_path / "picture.png").convert("L")), 3, axis=1)
+    assert [np.median(column) for column in columns] == pytest.approx([0, 80, 160], abs=3)
 
 
-def test_a_picture_needs_matplotlib_and_says_so(tmp_path, monkeypatch):
+def test_without_matplotlib_there_is_a_hint_and_no_picture(tmp_path, monkeypatch, capsys):
+    done = {"fashion-budget-lpld-p0-k5": budget_result(90, 30.0)}
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(common.UserError, match=r"experiments/requirements\.txt"):
-        pictures.draw({"LPLD": [(90, 30.0, 0.0)]}, pictures.PICTURES[0], tmp_path / "picture.png")
+    assert list(pictures.draw_all(done, done, tmp_path, tmp_path)) == [] == list(tmp_path.iterdir())
+    assert "experiments/requirements.txt" in capsys.readouterr().err
+
+
+# --- the documents
+
+
+def test_the_documents_hold_the_tables_of_the_raw_results():
+    """python -m experiments.figures --write would change nothing."""
+    for file in tables.DOCUMENTS:
+        text = file.read_text()
+        assert tables.filled(text) == text, f"{file}: python -m experiments.figures --write"
+
+
+def test_every_table_stands_in_a_document():
+    marked = [name for file in tables.DOCUMENTS for _, name, _ in tables.MARKS.findall(file.read_text())]
+    assert len(marked) == len(set(marked)) and set(tables.TABLES) - set(marked) <= {"beside-the-papers", "losses"}
+    assert tables.beside_the_papers().count("\n| ") <= 1 + 8
+
+
+def test_write_changes_what_is_between_the_marks(in_process, tmp_path, monkeypatch):
+    text = "before\n<!-- table losses -->\nold\n<!-- end -->\nafter\n"
+    file = tmp_path / "README.md"
+    file.write_text(text)
+    monkeypatch.setattr(tables, "DOCUMENTS", [file])
+    for expected in ("README.md\n", "nothing to write"):
+        status, shown, err = in_process(figures, "--write")
+        assert status == 0 and expected in shown, err
+    new = file.read_text()
+    assert new.startswith("before\n<!-- table losses -->\n|  | `gift` | `cosine` |")
+    assert new.endswith("<!-- end -->\nafter\n")
+    assert "old" not in new
+    file.write_text(text.replace("losses", "nothing"))
+    status, _, err = in_process(figures, "--write")
+    assert status == 2 and "no table has the name nothing" in err and err.count("\n") == 1
+
+
+def test_tables_of_other_results(tmp_path, monkeypatch):
+    """A number of a table is that of its file. A line that has not been run is a dash; another shape is named."""
+    made = {
+        "command": "python gift.py",
+        "device": "x86_64 CPU, 1 thread",
+        "torch": "2.15.0",
+        "date": "2026-11-22T09:00:00",
+    }
+    result = {"top1": common.mean_std([71.0, 73.0]), "made_with": made}
+    (tmp_path / "cross-gift-adamw.json").write_text(json.dumps({"result": result}))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    tables.kept.cache_clear()
+    assert "| AdamW | 72.0 ± 1.0 | – | – | – | – | – | – | – |" in tables.losses()
+    under = tables.made("command", result)
+    assert under == "`command` · Intel Xeon, 1 thread, fp32 · torch 2.15.0 · 22 Nov 2026"
+    with pytest.raises(common.UserError, match="table kl-rates cannot be made"):
+        tables.filled("<!-- table kl-rates -->\n<!-- end -->")
+    (tmp_path / "cross-kl-adamw.json").write_text("{")
+    tables.kept.cache_clear()
+    with pytest.raises(common.UserError, match=r"cross-kl-adamw\.json is damaged"):
+        tables.losses()
+    tables.kept.cache_clear()
 
 
 # --- the benchmark
@@ -370,7 +447,7 @@ def test_recovery_is_timed_without_what_it_does_once(monkeypatch):
     """Here drawing the noise takes 100 s and an iteration 1 s, by a clock of our own."""
     now = [0.0]
 
-    def recover(teacher, todo, setting, data, seed, progress):
+    def recover(teacher, targets, statistics, ids, setting, data, seed, progress):
         now[0] += 100 + setting.iterations
 
     monkeypatch.setattr(synthesize, "recover", recover)
@@ -531,7 +608,7 @@ def test_hours_are_printed(in_process, tmp_path):
     status, shown, err = in_process(processes, "--hours", "--json", tmp_path / "hours.json")
     assert status == 0, err
     assert "imagenet-21k, IPC 10" in shown and "GPUs: 64" in shown
-    kept = common.load_kept(tmp_path / "hours.json")
+    kept = json.loads((tmp_path / "hours.json").read_text())
     assert len(kept["rows"]) == 20 and kept["rates"] == processes.RATES
 
 

@@ -192,7 +192,7 @@ def test_a_step_reads_nothing_back(fashion, loss):
     optimizer = gift.OPTIMIZERS["sgd"](student.parameters(), 0.1)
     with ReadsBack():
         for images, labels, _ in batches(fashion, 20, view_factor=2):
-            gift.training_step(student, teacher, optimizer, images, labels, loss)
+            gift.training_step(student, optimizer, images, gift.soft_labels(teacher, images), labels, loss)
     with pytest.raises(AssertionError), ReadsBack():
         torch.ones(1).item()
 
@@ -200,7 +200,7 @@ def test_a_step_reads_nothing_back(fashion, loss):
 def test_bf16_trains_what_fp32_trains(fashion, monkeypatch):
     """Networks in bf16, losses and weights in fp32."""
     teacher = common.build_model("conv3", 10, 32, 8).eval()
-    images = common.normalize(fashion.train.images[::50], fashion.colours)
+    images, labels = common.normalize(fashion.train.images[::50], fashion.colours), fashion.train.labels[::50]
     losses = {}
     for precision in ("fp32", "bf16"):
         monkeypatch.setattr(common, "PRECISION", precision)
@@ -208,64 +208,35 @@ def test_bf16_trains_what_fp32_trains(fashion, monkeypatch):
         student = common.build_model("conv3", 10, 32, 8)
         optimizer = gift.OPTIMIZERS["sgd"](student.parameters(), 0.1)
         for _ in range(5):
-            loss = gift.training_step(student, teacher, optimizer, images, fashion.train.labels[::50], "gift")
-        assert loss.dtype == torch.float32
+            teacher_logits = gift.soft_labels(teacher, images)
+            loss = gift.training_step(student, optimizer, images, teacher_logits, labels, "gift")
+        assert loss.dtype == teacher_logits.dtype == torch.float32
         assert {x.dtype for x in student.parameters()} == {torch.float32}
         losses[precision] = loss.item()
     assert losses["bf16"] != losses["fp32"]
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
 
 
-def test_the_last_epoch_is_the_result(fashion, small_teacher, tmp_path):
-    distilled = Distilled(fashion.train.images[::100], fashion.train.labels[::100], {})
-    protocol = gift.Protocol("conv3", "gift", "sgd", 0.1, epochs=4, batch_size=25, view_factor=1)
-    student = gift.train_student(fashion, small_teacher[1], distilled, protocol, 5, tmp_path / "progress.pt")
-    assert set(student) == {"seed", "top1", "top5", "checks", "seconds"}
-    assert student["seed"] == 5
-    assert [epoch for epoch, _, _ in student["checks"]] == [1, 2, 3, 4]
-    assert student["checks"][-1][1:] == (student["top1"], student["top5"])
-
-
-# --- one label for each plain image
-
-
-def test_fixed_labels_by_hand():
-    """The k largest logits; a softmax over them alone, as MR-k renormalises. Bytes: fp16, and a class where k < C."""
-    logits = torch.tensor([[1.0, 3.0, 2.0, 0.0]])
-    kept = gift.fixed_labels(logits, 2)
-    assert kept.tolist() == [[-math.inf, 3.0, 2.0, -math.inf]]
-    expected = torch.tensor([[0.0, math.e, 1.0, 0.0]]) / (math.e + 1)
-    torch.testing.assert_close(torch.softmax(kept, 1), expected)
-    assert torch.equal(gift.fixed_labels(logits / 3, 4), (logits / 3).half().float())
-    assert gift.fixed_label_bytes(100, 10, 10) == 100 * 10 * 2
-    assert gift.fixed_label_bytes(100, 10, 3) == 100 * 3 * 2 + 300 * 4 // 8
-
-
-@pytest.mark.parametrize("loss", gift.WITH_FEWER_LOGITS)
-def test_losses_of_fewer_logits_are_finite(loss):
-    """Where the target is 0 the student is pushed down, by a finite gradient."""
-    student = torch.randn(5, 10, requires_grad=True)
-    teacher = gift.fixed_labels(torch.randn(5, 10), 3)
-    value = gift.LOSSES[loss](student, teacher, torch.arange(5))
-    value.backward()
-    assert value.isfinite() and student.grad.isfinite().all()
-
-
-def test_every_view_has_the_label_of_its_plain_image(fashion, small_teacher, tmp_path, monkeypatch):
+def test_a_student_of_gift(fashion, small_teacher, tmp_path, monkeypatch):
+    """The teacher labels the very views that the student sees. Each quarter has a test; the last is the result."""
     data, teacher = fashion._replace(runs=tmp_path), small_teacher[1]
-    distilled = Distilled(data.train.images[::100], data.train.labels[::100], {"settings": {}})
-    protocol = gift.protocol_for(data, distilled, "conv3", epochs=2, fixed=10)
-    assert protocol.loss == "softce"
+    info = {"name": "some", "ipc": 5, "digest": "of a test"}
+    distilled = Distilled(data.train.images[::100], data.train.labels[::100], info)
     seen = []
     step = gift.training_step
 
-    def spy(student, teacher, optimizer, images, labels, loss, given):
-        seen.append((labels, given))
-        return step(student, teacher, optimizer, images, labels, loss, given)
+    def spy(student, optimizer, images, teacher_logits, labels, loss):
+        seen.append((images, teacher_logits, labels))
+        return step(student, optimizer, images, teacher_logits, labels, loss)
 
     monkeypatch.setattr(gift, "training_step", spy)
-    gift.train_student(data, teacher, distilled, protocol, 0, tmp_path / "progress.pt")
-    logits = teacher.model(common.normalize(distilled.images, data.colours))
-    rows = {tuple(row.tolist()): label for row, label in zip(logits.half().float(), distilled.labels, strict=True)}
-    for labels, given in seen:
-        assert [rows[tuple(row.tolist())] for row in given] == labels.tolist()
+    students = gift.students(data, teacher, distilled, gift.Protocol("conv3", "gift", "sgd", 0.1, 4, 25, 1))
+    student = students.train(5, tmp_path / "progress.pt")
+    assert len(seen) == 4 * 2
+    for images, teacher_logits, _ in seen:
+        assert torch.equal(teacher_logits, teacher.model(images))
+    assert torch.cat([labels for *_, labels in seen[:2]]).bincount().tolist() == [5] * 10
+    assert {"seed", "top1", "top5", "checks", "seconds"} <= set(student)
+    assert student["seed"] == 5
+    assert [epoch for epoch, _, _ in student["checks"]] == [1, 2, 3, 4]
+    assert student["checks"][-1][1:] == (student["top1"], student["top5"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import shades, write_numbered
+from helpers import leftovers, only, shades, write_numbered
 from PIL import Image
 
 import common
@@ -15,6 +15,7 @@ import evaluate
 import gift
 import lpqld
 import synthesize
+from experiments import one_label
 
 TINY = ("--width", 8, "--teacher-epochs", 2, "--device", "cpu")
 
@@ -55,22 +56,17 @@ def in_order(shown: str, *words) -> bool:
     return True
 
 
-def leftovers(folder) -> list:
-    """What a finished run must have tidied away."""
-    names = [path.name for path in folder.rglob("*")]
-    return [name for name in names if "progress" in name or name.startswith(("groups", "classes", "."))]
-
-
 # --- each script once
 
 
 def test_gift_from_nothing_to_a_result_and_again(returned, tmp_path):
     words = ("--width", 4, "--teacher-epochs", 1, "--device", "cpu", "--ipc", 2, "--epochs", 40)
     result, shown, log = returned(gift, *words, "--out", tmp_path / "runs")
-    folder = tmp_path / "runs" / "fashion" / "gift-rded-ipc2-conv3-gift-adamw"
+    folder = only(tmp_path, "runs/fashion/gift-rded-ipc2-conv3-gift-adamw-????????")
     assert result["file"] == str(folder / "result.json") and result["reused"] == 0
-    kept = common.load_kept(folder / "result.json")
-    assert without(kept, "made_with") == without(result, "file", "reused")
+    assert (folder / "settings.json").exists()
+    kept = common.load(folder / "result.json")
+    assert kept == without(result, "file", "reused")
 
     (student,) = result["students"]
     assert [check[0] for check in student["checks"]] == [10, 20, 30, 40] and student["seed"] == 0
@@ -78,55 +74,50 @@ def test_gift_from_nothing_to_a_result_and_again(returned, tmp_path):
     assert result["top1"] == {"mean": student["top1"], "std": 0.0, "values": [student["top1"]]}
     assert result["best_check_top1"]["mean"] == max(check[1] for check in student["checks"]) > 15
     assert result["settings"]["batch_size"] == 50 and result["settings"]["loss"] == "gift"
-    assert {"command", "device", "torch", "date"} <= set(kept["made_with"])
-    assert re.fullmatch(r".+, \d+ threads?", kept["made_with"]["device"])
-    assert kept["made_with"]["command"].startswith("python gift.py --width 4")
+    assert {"command", "device", "torch", "date"} <= set(student["made_with"])
+    assert re.fullmatch(r".+, \d+ threads?", student["made_with"]["device"])
+    assert student["made_with"]["command"].startswith("python gift.py --width 4")
 
     assert in_order(shown, "data:", "5,000 training and 2,000 test images", "teacher:", "kept in", "images:", "rded")
     assert in_order(shown, "student:", "40 epochs of 20 images in batches of 50", "result:", str(folder))
-    assert in_order(shown, "(1 x trained)", "last epoch", common.spread(result["top1"]), "best of four", "teacher")
-    assert f"{result['teacher']['accuracy']:.1f} %" in shown
+    assert in_order(shown, "1 student", "last epoch", f"{student['top1']:.1f}  ", "best of four", "teacher", "chance")
+    assert f"{result['teacher']['accuracy']:.1f} %" in shown and "±" not in shown
     assert "\r" not in log and len(log.splitlines()) <= 10
 
-    images = tmp_path / "runs" / "fashion" / "rded-ipc2"
+    images = only(tmp_path, "runs/fashion/rded-ipc2-????????")
     assert Image.open(images / "00009" / "00001.png").size == (32, 32) and (images / "grid.png").exists()
-    assert common.load_kept(images / "settings.json")["settings"]["crops"] == 5
+    assert common.load(images / "set.json")["settings"]["crops"] == 5
     assert leftovers(tmp_path) == []
 
     # what is finished is found again
     again, shown, _ = returned(gift, *words, "--out", tmp_path / "runs")
-    assert in_order(shown, "reusing", "teacher.pt", "images:   reusing", "(1 x trained, 1 of them before)")
+    earlier = "kept from an earlier run"
+    assert in_order(shown, "teacher:", earlier, "images:", earlier, "1 student, 1 kept from an earlier run")
     assert again == {**result, "reused": 1}
 
 
 @pytest.mark.slow
-def test_gift_with_one_label_for_each_image(returned, small_teacher, tmp_path):
-    """The labels' bytes are stated; the same set in a table; runs with labels for every view are not touched."""
+def test_one_label_for_each_image(returned, small_teacher, tmp_path):
+    """The bytes of the labels are printed, with all logits and with three."""
     teacher = small_teacher[1].info["file"]
-    words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--images", "random", "--ipc", 2, "--epochs", 8)
-    plain, _, _ = returned(gift, *words, "--out", tmp_path)
-    assert "fixed" not in plain["settings"] and "label_bytes" not in plain
-    result, shown, _ = returned(gift, *words, "--out", tmp_path, "--fixed-labels")
-    assert (result["settings"]["loss"], result["settings"]["fixed"], result["label_bytes"]) == ("softce", 10, 400)
-    assert "400 bytes, 10 of 10 logits" in shown
-    result, shown, _ = returned(gift, *words, "--out", tmp_path, "--fixed-labels", 3, "--loss", "kl")
-    assert "150 bytes, 3 of 10 logits" in shown and result["file"] != plain["file"]
-    words += ("--out", tmp_path, "--fixed-labels", 3)
-    table, _, _ = returned(evaluate, *words, "--losses", "kl", "ce", "--repeats", 1)
-    soft, hard = table["rows"]
-    assert soft["label_bytes"] == 150 and soft["top1"] == result["top1"]
-    result, _, _ = returned(gift, *words, "--loss", "ce")
-    assert hard["label_bytes"] == 0 and "label_bytes" not in result and hard["top1"] == result["top1"]
+    words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--ipc", 2, "--epochs", 8, "--out", tmp_path)
+    result, shown, _ = returned(one_label, *words)
+    assert (result["settings"]["loss"], result["settings"]["logits"], result["label_bytes"]) == ("softce", 10, 400)
+    assert "400 bytes, 10 of 10 logits" in shown and "/one-label-random-ipc2-conv3-softce-adamw-k10-" in result["file"]
+    fewer, shown, _ = returned(one_label, *words, "--logits", 3, "--loss", "kl")
+    assert fewer["label_bytes"] == 150 and "150 bytes, 3 of 10 logits" in shown
+    views, _, _ = returned(gift, *words, "--images", "random")  # labels for every view are another stage
+    assert "label_bytes" not in views and len({views["file"], result["file"], fewer["file"]}) == 3
 
 
 def test_lpqld(returned, small_teacher, tmp_path, short_recovery):
     teacher = small_teacher[1].info["file"]
     words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--ipc", 2, "--epochs", 60, "--repeats", 2)
     result, shown, log = returned(lpqld, *words, "--out", tmp_path)
-    folder = tmp_path / "fashion" / "lpqld-lpld-ipc2-conv3-p0.9-k3-step-ca"
+    folder = only(tmp_path, "fashion/lpqld-lpld-ipc2-conv3-p0.9-k3-step-ca-????????")
     assert result["file"] == str(folder / "result.json")
-    kept = common.load_kept(folder / "result.json")
-    assert without(kept, "made_with") == without(result, "file", "reused")
+    kept = common.load(folder / "result.json")
+    assert kept == without(result, "file", "reused")
 
     pool = Path(result["labels"]["file"])
     assert result["label_bytes"] == pool.stat().st_size and result["full_label_bytes"] == 20 * 60 * 10 * 2
@@ -149,8 +140,8 @@ def test_lpqld(returned, small_teacher, tmp_path, short_recovery):
 def test_synthesize(returned, small_teacher, short_recovery):
     out, teacher = small_teacher
     result, shown, log = returned(synthesize, *TINY, "--out", out, "--method", "sre2l", "--ipc", 3)
-    folder = out / "fashion" / "sre2l-ipc3"
-    assert in_order(shown, "data:", "teacher:", "reusing", "images:", "sre2l, 3 per class", str(folder), "grid.png")
+    folder = only(out, "fashion/sre2l-ipc3-????????")
+    assert in_order(shown, "data:", "teacher:", "earlier", "images:", "sre2l, 3 per class", str(folder), "grid.png")
     check_set(result, folder, "sre2l")
     assert result["teacher"] == teacher.info
     assert "\r" not in log and len(log.splitlines()) <= 5
@@ -160,9 +151,10 @@ def check_set(result, folder, method):
     assert result["images"]["folder"] == str(folder) and result["images"]["ipc"] == 3
     assert len(list(folder.glob("*/*.png"))) == 30 and (folder / "grid.png").exists()
     assert not list(folder.glob("*.pt"))
-    kept = common.load_kept(folder / "settings.json")
+    kept = common.load(folder / "set.json")
     assert kept["settings"] == result["images"]["settings"] and kept["settings"]["method"] == method
     assert kept["images"] == result["images"]["digest"] and kept["made_with"]["torch"] == torch.__version__
+    assert kept["class_names"] == common.FASHION
 
 
 def test_evaluate(returned, small_teacher, tmp_path):
@@ -170,9 +162,9 @@ def test_evaluate(returned, small_teacher, tmp_path):
     write_numbered(tmp_path / "theirs", ipc=1)
     words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--images", tmp_path / "theirs")
     result, shown, log = returned(evaluate, *words, "--epochs", 1, "--repeats", 1, "--out", tmp_path / "runs")
-    folder = tmp_path / "runs" / "fashion" / "evaluate"
+    folder = only(tmp_path, "runs/fashion/evaluate-????????")
     assert result["file"] == str(folder / "evaluate.json")
-    kept = common.load_kept(folder / "evaluate.json")
+    kept = common.load(folder / "evaluate.json")
     assert without(kept, "made_with") == without(result, "made_with", "file")
     assert [(row["images"], row["loss"]) for row in result["rows"]] == [
         (name, loss) for loss in ("gift", "ce") for name in ("random", str(tmp_path / "theirs"))
@@ -190,35 +182,33 @@ def test_evaluate(returned, small_teacher, tmp_path):
 
 
 @pytest.mark.slow
-def test_gift_goes_on_with_more_students_and_leaves_others_alone(returned, small_teacher, tmp_path):
+def test_more_students_join_those_on_disk(returned, small_teacher, tmp_path):
     teacher = small_teacher[1].info["file"]
     words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--images", "random", "--out", tmp_path)
     first, _, _ = returned(gift, *words, "--epochs", 8)
     more, shown, _ = returned(gift, *words, "--epochs", 8, "--repeats", 3)
-    assert "(3 x trained, 1 of them before)" in shown and common.spread(more["top1"]) in shown
+    assert "3 students, 1 kept from an earlier run" in shown and common.spread(more["top1"]) in shown
     assert more["reused"] == 1 and more["students"][0] == first["students"][0] and more["file"] == first["file"]
     assert [student["seed"] for student in more["students"]] == [0, 1, 2] and len(set(more["top1"]["values"])) == 3
     best = [max(check[1] for check in student["checks"]) for student in more["students"]]
     assert more["best_check_top1"]["values"] == best
-    other, _, log = returned(gift, *words, "--epochs", 2)
-    folder = Path(first["file"]).parent
-    assert "epochs" in log and str(folder) in log
-    assert other["file"] != first["file"] and other["file"].startswith(f"{folder}-")
-    assert common.load_kept(folder / "result.json")["top1"] == more["top1"]
+    other, _, _ = returned(gift, *words, "--epochs", 2)
+    assert other["file"] != first["file"] and common.load(Path(first["file"]))["top1"] == more["top1"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", synthesize.METHODS)
 def test_synthesize_by_every_method(returned, small_teacher, method, short_recovery, tmp_path):
     teacher = small_teacher[1].info["file"]
-    words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--method", method, "--ipc", 3, "--out", tmp_path)
+    words = ("--width", 8, "--device", "cpu", "--method", method, "--ipc", 3, "--out", tmp_path)
+    words += () if method == "random" else ("--teacher", teacher)
     result, shown, _ = returned(synthesize, *words)
-    folder = tmp_path / "fashion" / f"{method}-ipc3"
+    folder = only(tmp_path, f"fashion/{method}-ipc3-????????")
     assert f"{folder}" in shown and ("teacher:" in shown) == (method != "random")
     assert (result["teacher"] is None) == (method == "random")
     check_set(result, folder, method)
     again, shown, _ = returned(synthesize, *words)
-    assert "images:   reusing" in shown and again == result
+    assert "3 per class, kept from an earlier run in" in shown and again == result
 
 
 @pytest.mark.slow
@@ -229,7 +219,7 @@ def test_gift_on_somebody_elses_images(returned, small_teacher, tmp_path, loss, 
     words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--images", tmp_path / "theirs")
     more = ("--loss", loss, "--optimizer", optimizer, "--epochs", 2, "--out", tmp_path / "runs")
     result, shown, _ = returned(gift, *words, *more)
-    assert result["file"].endswith(f"gift-theirs-conv3-{loss}-{optimizer}/result.json")
+    assert f"/gift-theirs-conv3-{loss}-{optimizer}-" in result["file"]
     assert result["settings"]["ipc"] == 1 and result["settings"]["batch_size"] == 10
     assert f"{loss} loss, {optimizer}" in shown
 
@@ -238,12 +228,13 @@ def test_gift_on_somebody_elses_images(returned, small_teacher, tmp_path, loss, 
 def test_lpqld_from_a_stored_pool_needs_no_teacher(returned, small_teacher, tmp_path):
     out, teacher = small_teacher
     made, _, _ = returned(lpqld, *TINY, "--images", "random", "--ipc", 4, "--epochs", 20, "--out", out)
-    stored = ("--images", out / "fashion" / "random-ipc4", "--labels", made["labels"]["file"], "--out", tmp_path)
+    stored = ("--images", made["images"]["folder"], "--labels", made["labels"]["file"], "--out", tmp_path)
     again, shown, _ = returned(lpqld, "--width", 8, "--device", "cpu", *stored)
     assert "teacher" not in shown and not list(tmp_path.glob("fashion/teacher*"))
     assert again["top1"] == made["top1"]  # from the very same labels
     # the teacher that made them may stand beside
-    beside, shown, _ = returned(lpqld, *TINY, *stored, "--teacher", teacher.info["file"], "--epochs", 3)
+    words = ("--width", 8, "--device", "cpu", *stored, "--teacher", teacher.info["file"], "--epochs", 3)
+    beside, shown, _ = returned(lpqld, *words)
     assert "teacher:" in shown and beside["settings"]["epochs"] == 3
 
 
@@ -255,9 +246,9 @@ def test_lpqld_ablation(returned, small_teacher, tmp_path):
     teacher = small_teacher[1].info["file"]
     words = ("--width", 8, "--device", "cpu", "--teacher", teacher, "--images", "random", "--ipc", 3, "--epochs", 20)
     result, shown, _ = returned(lpqld, *words, "--ablation", "--repeats", 2, "--out", tmp_path)
-    assert result["file"] == str(tmp_path / "fashion" / "ablation-random-ipc3-conv3" / "ablation.json")
-    kept = common.load_kept(Path(result["file"]))
-    assert without(kept, "made_with") == without(result, "file")
+    assert result["file"] == str(only(tmp_path, "fashion/ablation-random-ipc3-conv3-????????/ablation.json"))
+    kept = common.load(Path(result["file"]))
+    assert kept == without(result, "file")
     names = ["full labels", "P", "P + Q", "P + Q + DKR", "P + Q + DKR + CA", "P + DKR + CA"]
     assert list(result["rows"]) == names and in_order(shown, *[f"\n{name} " for name in names])
     rows = result["rows"].values()
@@ -265,7 +256,7 @@ def test_lpqld_ablation(returned, small_teacher, tmp_path):
     assert all(common.spread(row["top1"]) in shown and f"{row['label_bytes']:,}" in shown for row in rows)
     sizes = [row["label_bytes"] for row in rows]
     assert sizes[0] > sizes[1] > sizes[2] == sizes[3] == sizes[4] and sizes[5] == sizes[1]
-    runs = [common.load_kept(Path(row["file"]))["settings"] for row in rows]
+    runs = [common.load(Path(row["file"]))["settings"] for row in rows]
     assert [(run["reuse"], run["calibrate"]) for run in runs] == [
         ("none", False), ("none", False), ("none", False), ("step", False), ("step", True), ("step", True)
     ]  # fmt: skip
@@ -282,7 +273,7 @@ def test_synthesize_sre2l_from_a_resnet(in_process, tmp_path, monkeypatch):
              "--image-size", 8)  # fmt: skip
     status, _, err = in_process(synthesize, *words, "--method", "sre2l", "--ipc", 2, "--out", tmp_path / "runs")
     assert status == 0, err
-    assert len(list((tmp_path / "runs" / "shades" / "sre2l-ipc2").glob("*/*.png"))) == 4
+    assert len(list(tmp_path.glob("runs/shades/sre2l-ipc2-*/*/*.png"))) == 4
 
 
 @pytest.mark.slow

@@ -3,18 +3,20 @@ sets as they are found."""
 
 import math
 import os
+import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from helpers import made_up, picture, write_numbered
+from helpers import image_folder, made_up, picture, truncated, write_numbered
 from PIL import Image
 
 import common
 import synthesize
 from common import Dataset, Split, Teacher, UserError
-from synthesize import Groups, Recovery
+from synthesize import Recovery
 
 # --- random images and RDED
 
@@ -182,8 +184,8 @@ def test_groups_recovered_together_are_those_recovered_alone(arch, fashion, tmp_
     targets = torch.arange(4).expand(3, 4)
 
     def recover(targets, ids):
-        todo = Groups(targets, running_statistics(teacher), ids)
-        return synthesize.recover(teacher, todo, setting, fashion, 0, tmp_path / "progress.pt")
+        statistics = running_statistics(teacher)
+        return synthesize.recover(teacher, targets, statistics, ids, setting, fashion, 0, tmp_path / "progress.pt")
 
     together = recover(targets, [0, 1, 2])
     for group in range(3):
@@ -199,22 +201,21 @@ def test_classes_recovered_together_are_those_recovered_alone(arch, fashion, tmp
     widths = [layer.num_features for layer in synthesize.batchnorms(model)]
     statistics = [(torch.randn(3, width), 2 * torch.rand(3, width)) for width in widths]
     setting = Recovery(lr=0.1, r_bn=0.05, iterations=3, roll=(-2, 2), crop=True)
-    (todo,) = synthesize.lpld_batches(data, statistics, 3)
-    labels = todo.targets.flatten()
+    ((ids, targets, given),) = synthesize.lpld_batches(data, statistics, 3)
+    labels = targets.flatten()
+    assert (ids, given) == ([0, 1, 2], statistics)
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
-    def recover(todo):
-        return synthesize.recover(model, todo, setting, data, 0, tmp_path / "progress.pt")
+    def recover(ids, targets, statistics):
+        return synthesize.recover(model, targets, statistics, ids, setting, data, 0, tmp_path / "progress.pt")
 
-    together = recover(todo)
+    together = recover(ids, targets, statistics)
     for c in range(3):
         own = [(mean[c : c + 1], variance[c : c + 1]) for mean, variance in statistics]
-        alone = Groups(torch.full((1, 3), c), own, [c])
-        assert nearly_equal(recover(alone), together[labels == c])
-        assert nearly_equal(recover(todo.part(torch.tensor([c]))), together[labels == c])
+        assert nearly_equal(recover([c], targets[c : c + 1], own), together[labels == c])
     # and each class has felt its own statistics
     swapped = [(mean.flip(0), variance.flip(0)) for mean, variance in statistics]
-    others = recover(*synthesize.lpld_batches(data, swapped, 3))
+    others = recover(ids, targets, swapped)
     assert (others.int() - together.int()).abs().float().mean() > 0.1
 
 
@@ -222,19 +223,19 @@ def test_recovery_lowers_both_terms(fashion, small_teacher, tmp_path):
     """After a few iterations the images fit the teacher's statistics better than noise, and the teacher names them."""
     model = small_teacher[1].model
     setting = Recovery(lr=0.25, r_bn=0.01, iterations=150, roll=(0, 4), crop=False)
-    todo = Groups(torch.arange(10)[None], running_statistics(model), [0])
-    images = synthesize.recover(model, todo, setting, fashion, 0, tmp_path / "progress.pt")
+    targets, statistics = torch.arange(10)[None], running_statistics(model)
+    images = synthesize.recover(model, targets, statistics, [0], setting, fashion, 0, tmp_path / "progress.pt")
     x = common.normalize(images, fashion.colours)
     assert (model(x).argmax(1) == torch.arange(10)).float().mean() >= 0.8
 
     def first_distance(x):
-        return synthesize.bn_distance(model.layers["conv"][0](x), *running_statistics(model)[0], 1)
+        return synthesize.bn_distance(model.layers["conv"][0](x), *statistics[0], 1)
 
     assert first_distance(x) < first_distance(torch.randn_like(x)) / 2
 
 
 def names_of_pieces(method, data, teacher, ipc) -> list[str]:
-    return [piece.name for piece in synthesize.pieces_of(method, data, teacher, ipc, 1, 0)]
+    return list(synthesize.pieces_of(method, data, teacher, ipc, 1, 0))
 
 
 def test_pieces_are_cut_by_the_work(fashion, small_teacher, tmp_path, monkeypatch):
@@ -264,9 +265,13 @@ def test_a_set_is_that_of_its_pieces(fashion, small_teacher, tmp_path, monkeypat
     assert distilled.labels.tolist() == [c for c in range(10) for _ in range(2)]
     assert len(distilled.images.flatten(1).unique(dim=0)) == 20
     pieces = synthesize.pieces_of("sre2l", data, teacher, 2, 1, 0)
-    assert [piece.name for piece in pieces] == [f"groups-{number}-{number}" for number in range(6)]
-    assert pieces[3].labels.tolist() == [4, 5, 6, 7]
-    assert torch.equal(pieces[3].make(tmp_path / "progress.pt"), distilled.images[9:16:2])  # the second of each
+    assert list(pieces) == [f"groups-{number}-{number}" for number in range(6)]
+    labels, make = pieces["groups-3-3"]
+    assert labels.tolist() == [4, 5, 6, 7]
+    assert torch.equal(make(tmp_path / "progress.pt"), distilled.images[9:16:2])  # the second of each
+    (folder,) = tmp_path.glob("sre2l-ipc2-*")
+    written = {f"{c:05d}/{i:05d}.png" for c in range(10) for i in range(2)} | {"grid.png", "set.json", "settings.json"}
+    assert {str(file.relative_to(folder)) for file in folder.rglob("*.*")} == written  # and no pieces
 
 
 def test_bytes_per_image_is_what_a_forward_keeps():
@@ -325,6 +330,11 @@ def test_features_are_what_the_last_linear_layer_is_given():
         "{c:05d}/class{c:05d}_id{i:05d}.png",  # RDED
         "new{c:03d}/class{c:03d}_id{i:03d}.png",  # SRe2L, LPLD
         "{c}/{i}.png",
+        "Class{c}/{i}.jpg",
+        "class {c}/{i}.png",
+        "class-{c}/{i}.png",
+        "class_{c}/{i}.png",
+        "c{c}/{i}.PNG",
     ],
 )
 def test_folders_in_the_wild(tmp_path, fashion, name):
@@ -358,11 +368,27 @@ def test_folders_named_as_the_classes(tmp_path, fashion):
     assert distilled.labels.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("name", [str(10**19), "-1", "1e3", "class", "new"])
+@pytest.mark.parametrize("name", [str(10**19), "-1", "1e3", "class", "new", "class9b", "tree"])
 def test_folders_that_are_no_class_are_refused(tmp_path, fashion, name):
     (write_numbered(tmp_path) / "00009").rename(tmp_path / name)
-    with pytest.raises(UserError, match=f"folder {name} is neither numbered nor a class of fashion"):
+    with pytest.raises(UserError, match=f"folder {name} is neither numbered nor a class of the data set"):
         synthesize.load_distilled(tmp_path, fashion)
+
+
+def test_what_programs_leave_is_ignored(tmp_path, fashion, capsys, monkeypatch):
+    write_numbered(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for path in (".", tmp_path):
+        assert len(synthesize.load_distilled(path, fashion).images) == 20
+    assert "hint" not in capsys.readouterr().out
+    (tmp_path / "logs" / "empty").mkdir(parents=True)
+    left = (".ipynb_checkpoints/0.png", "__MACOSX/00003/0.png", "00003/._00000.png", "._7.png")
+    for name in left:
+        picture(tmp_path / name)
+    (tmp_path / "logs" / "train.txt").write_text("done")
+    distilled = synthesize.load_distilled(tmp_path, fashion)
+    assert distilled.labels.tolist() == [c for c in range(10) for _ in range(2)]
+    assert f"hint:     5 files in {tmp_path} are not read, for example " in capsys.readouterr().out
 
 
 def test_a_fifo_among_the_images_is_refused(tmp_path, fashion):
@@ -382,15 +408,35 @@ def in_data_pt(path, **changed):
     return path
 
 
-def test_gifts_data_pt(tmp_path, fashion):
-    images, labels = torch.rand(20, 3, 32, 32), torch.arange(20) % 10
-    soft = torch.eye(10)[labels] * 3 - 1
-    for label in (labels, labels[:, None], soft, labels.float(), labels.to(torch.uint8)):
-        in_data_pt(tmp_path / "data.pt", data=images, label=label)
-        for path in (tmp_path, tmp_path / "data.pt"):
-            distilled = synthesize.load_distilled(path, fashion)
-            assert torch.equal(distilled.images, images)
-            assert torch.equal(distilled.labels, labels)  # DATM's two-dimensional labels crash the released code
+LABELS = torch.arange(20) % 10
+SOFT = torch.eye(10)[LABELS]
+LABEL_FORMS = {
+    "numbers": LABELS,
+    "a column": LABELS[:, None],
+    "floats": LABELS.float(),
+    "bytes": LABELS.to(torch.uint8),
+    "uint16": LABELS.to(torch.uint16),
+    "a list": LABELS.tolist(),
+    "soft labels": SOFT * 3 - 1,  # DATM's, which crash the released code
+    "one-hot": SOFT.bool(),
+    "a list of soft labels": SOFT.tolist(),
+}
+
+
+@pytest.mark.parametrize("form", LABEL_FORMS)
+def test_gifts_data_pt(tmp_path, fashion, form):
+    images = torch.rand(20, 3, 32, 32)
+    in_data_pt(tmp_path / "data.pt", data=images, label=LABEL_FORMS[form])
+    for path in (tmp_path, tmp_path / "data.pt"):
+        distilled = synthesize.load_distilled(path, fashion)
+        assert torch.equal(distilled.images, images)
+        assert torch.equal(distilled.labels, LABELS)
+
+
+@pytest.mark.parametrize("name", ["FashionMNIST", "Fashion-MNIST", "fashion", "mine", None])
+def test_data_sets_by_the_names_of_others(tmp_path, fashion, name):
+    """Fashion-MNIST is the data set that `fashion` is a part of. A name that is not known says nothing."""
+    assert len(synthesize.load_distilled(in_data_pt(tmp_path / "data.pt", dataset=name), fashion).images) == 20
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -407,13 +453,28 @@ def test_pixels_may_be_bytes(tmp_path, fashion):
     assert torch.equal(distilled.images, images)
 
 
-def test_optimised_pixels_may_lie_a_little_outside(tmp_path, fashion):
-    images = torch.rand(20, 3, 32, 32) * 1.2 - 0.1
+def test_optimised_pixels_may_lie_a_little_outside(tmp_path, fashion, capsys):
+    images = torch.rand(20, 3, 32, 32) * 1.25 - 0.125
     distilled = synthesize.load_distilled(in_data_pt(tmp_path / "data.pt", data=images), fashion)
     assert torch.equal(distilled.images, images)
+    hint = re.search(r"hint: +(.+)% of the pixels of .*data.pt lie outside \[0, 1\]", capsys.readouterr().out)
+    assert float(hint[1]) == pytest.approx(20, abs=1)
     synthesize.save_grid(tmp_path / "grid.png", distilled.images, distilled.labels)
     synthesize.save_grid(tmp_path / "within.png", images.clamp(0, 1), distilled.labels)
     assert (tmp_path / "grid.png").read_bytes() == (tmp_path / "within.png").read_bytes()
+
+
+@pytest.mark.parametrize("kind", [list, torch.tensor])
+def test_pixels_normalised_with_the_files_own_colours(tmp_path, fashion, kind, capsys, recwarn):
+    images = torch.rand(20, 3, 32, 32) * 3 - 1  # also far outside
+    mean, std = (0.5, 0.4, 0.3), (0.1, 0.2, 0.3)
+    normalised = common.normalize(images, (mean, std))
+    file = in_data_pt(tmp_path / "data.pt", data=normalised, mean=kind(mean), std=kind(std))
+    torch.testing.assert_close(synthesize.load_distilled(file, fashion).images, images)
+    assert "lie outside [0, 1]; they are taken as they are" in capsys.readouterr().out
+    assert not recwarn.list
+    with pytest.raises(UserError, match="if they are normalised, the file must hold 'mean' and 'std'"):
+        synthesize.load_distilled(in_data_pt(tmp_path / "data.pt", data=normalised), fashion)
 
 
 def test_pixels_that_ask_for_gradients_are_plain(tmp_path, fashion):
@@ -429,7 +490,6 @@ def quantized(x):
 
 PIXELS = torch.rand(20, 3, 32, 32)
 BYTES = torch.zeros(20, 3, 32, 32, dtype=torch.uint8)
-LABELS = torch.arange(20) % 10
 ODD = {
     "integer pixels": {"data": BYTES.long()},
     "boolean pixels": {"data": BYTES.bool()},
@@ -450,17 +510,20 @@ ODD = {
     "labels that are no number": {"label": LABELS + math.nan},
     "labels without end": {"label": LABELS + math.inf},
     "labels of 10**18": {"label": LABELS * 10**17},
-    "complex labels": {"label": LABELS + 0j},
+    "soft labels with NaN": {"label": SOFT.where(SOFT > 0, math.nan)},
+    "soft labels with -inf": {"label": SOFT.log()},
+    "soft labels of zeros": {"label": SOFT * (LABELS > 3)[:, None]},
     "sparse labels": {"label": LABELS.to_sparse()},
     "meta labels": {"label": LABELS.to("meta")},
-    "a list of labels": {"label": LABELS.tolist()},
+    "a list of names": {"label": ["a"] * 20},
+    "colours of two channels": {"mean": [0.5, 0.5], "std": [0.5, 0.5]},
     "no labels": {"label": None},
     "another data set": {"dataset": "CIFAR10"},
     "several data sets": {"dataset": ["cifar10"]},
 }
 
 
-@pytest.mark.filterwarnings("ignore:Validating sparse", "ignore:Casting complex")
+@pytest.mark.filterwarnings("ignore:Validating sparse")
 @pytest.mark.parametrize("case", ODD)
 def test_odd_data_pt_is_refused(tmp_path, fashion, case):
     file = in_data_pt(tmp_path / "data.pt", **ODD[case])
@@ -487,10 +550,11 @@ def test_odder_data_pt_is_refused(tmp_path, fashion, changed):
 def test_a_saved_set_is_an_image_folder_of_the_very_pixels(tmp_path, fashion):
     images = torch.randint(256, (20, 3, 32, 32), dtype=torch.uint8)
     labels = torch.arange(10).repeat_interleave(2)
-    folder = common.stage_folder(tmp_path, "mine", {"a": 1})
-    with pytest.raises(UserError, match="unfinished"):
+    folder = tmp_path / "mine"
+    common.save(folder / "settings.json", {"stage": "images"})
+    with pytest.raises(UserError, match="mine is unfinished: the command that makes it was stopped; run it again"):
         synthesize.load_distilled(folder, fashion)
-    (folder / "settings.json").unlink()
+    (folder / "settings.json").write_text("[somebody else's")
     synthesize.save_distilled(folder, images, labels)
     distilled = synthesize.load_distilled(folder, fashion, ipc=2)
     assert torch.equal(distilled.images, images)
@@ -529,16 +593,56 @@ def swapped(file):
 @pytest.mark.parametrize("harm", [changed, swapped, os.unlink, lambda file: picture(file.with_name("7.png"), 8)])
 def test_a_set_that_is_not_as_it_was_made_is_refused(tmp_path, harm):
     data, _, _ = made_up(4, 3, 8, tmp_path)
-    distilled = synthesize.distil("random", data, None, ipc=2)
-    harm(tmp_path / "random-ipc2" / "00003" / "00001.png")
-    with pytest.raises(UserError, match="random-ipc2 is not as it was made: an image is changed, missing or too many"):
-        synthesize.load_distilled(distilled.info["folder"], data)
+    folder = Path(synthesize.distil("random", data, None, ipc=2).info["folder"])
+    harm(folder / "00003" / "00001.png")
+    with pytest.raises(UserError, match="is not as it was made: an image is changed, missing or too many; delete it"):
+        synthesize.load_distilled(folder, data)
 
 
 def test_a_set_of_ours_may_lie_elsewhere(tmp_path):
     data, _, _ = made_up(4, 3, 8, tmp_path)
     distilled = synthesize.distil("random", data, None, ipc=2)
-    (tmp_path / "random-ipc2").rename(tmp_path / "elsewhere")
+    Path(distilled.info["folder"]).rename(tmp_path / "elsewhere")
     moved = synthesize.load_distilled(tmp_path / "elsewhere", data)
     assert torch.equal(moved.images, distilled.images)
     assert moved.info["settings"] == distilled.info["settings"]
+    truncated(tmp_path / "elsewhere" / "set.json")
+    with pytest.raises(UserError, match=r"set.json is damaged: delete the folder, and the set is made again"):
+        synthesize.load_distilled(tmp_path / "elsewhere", data)
+
+
+def directory(root, *classes):
+    """A directory of a user's own as a data set; with these classes, if it is new."""
+    for split, count in (("train", 4), ("test", 3)):
+        image_folder(root, classes, count, 16, [split])
+    return common.load_dataset(str(root), torch.device("cpu"), out=root.parent / "runs")
+
+
+def test_a_set_of_other_classes_is_refused(tmp_path):
+    """The classes of a directory are its folders, sorted: a folder renamed may be another number."""
+    animals = tmp_path / "animals"
+    folder = synthesize.distil("random", directory(animals, "cat", "dog", "fox"), None, ipc=2).info["folder"]
+
+    def refused(data, complaint):
+        with pytest.raises(UserError, match=rf"random-ipc2-\w+ was made for other classes \(animals\): {complaint}$"):
+            synthesize.load_distilled(folder, data)
+
+    refused(directory(tmp_path / "trees", "elm", "fir", "oak"), "class 0 was 'cat', here 'elm'")
+    refused(directory(tmp_path / "more", "cat", "dog", "fox", "owl"), "it has 3 classes, more has 4")
+    for split in ("train", "test"):
+        (animals / split / "dog").rename(animals / split / "hound")
+    refused(directory(animals), "class 1 was 'dog', here 'fox'")
+
+
+def test_a_set_made_from_other_images_of_these_classes_is_taken_with_a_hint(tmp_path, capsys):
+    data = directory(tmp_path / "animals", "cat", "dog")
+    folder = synthesize.distil("random", data, None, ipc=2).info["folder"]
+    picture(tmp_path / "animals" / "train" / "cat" / "0.png", 16, seed=77)
+    assert len(synthesize.load_distilled(folder, directory(tmp_path / "animals")).images) == 4
+    assert "was made from other images of animals than those here" in capsys.readouterr().out
+
+
+def test_folders_of_another_directorys_classes_are_refused(tmp_path):
+    trees = directory(tmp_path / "trees", "elm", "fir", "oak")
+    with pytest.raises(UserError, match="folder cat0 is neither numbered nor a class of the data set"):
+        synthesize.load_distilled(write_numbered(tmp_path / "cats", "cat{c}/{i}.png", 3), trees)

