@@ -576,6 +576,7 @@ def odd_options(script: str):
         word = ODD_WORDS[stream.randint(len(ODD_WORDS))]
         given = {"teacher": str(base / "teacher.pt"), "width": "4", "device": "cpu", "out": str(folder / "runs")}
         if script == "synthesize":
+            del given["teacher"]
             given |= {"method": "random", "ipc": "1"}
         else:
             given |= {"images": str(base / "theirs"), "epochs": "10" if script == "lpqld" else "1"}
@@ -595,7 +596,7 @@ def attacks(base: Path) -> dict:
     bytewise = {"bits flipped": flip_bits, "cut": cut, "bytes moved": move_bytes, "no such file": other_kind}
     for how, damage in {**bytewise, "another file": swap, "other content": other_content}.items():
         other_input = damage in (swap, other_content)  # weights that are whole, and none of ours
-        table["teacher.pt", how] = one_file("teacher.pt", damage)
+        table["teacher.pt", how] = one_file("teacher.pt", damage, other_input)
         table["labels.pt", how] = one_file("labels.pt", damage)
         table["a published teacher", how] = one_file("published.pth", damage, other_input)
         table["data.pt", how] = one_file("data.pt", damage, may_differ=True)

@@ -244,6 +244,7 @@ def bad_pools(root, fashion, teacher):
     kept = torch.load(root / "labels.pt", weights_only=True)
     kept["values"][0, 0] += 1
     torch.save(kept, root / "labels-altered.pt")
+    torch.save({**kept, "values": kept["values"].to_sparse()}, root / "labels-sparse.pt")
     shutil.copy(root / "labels.pt", root / "ce")
     torch.save({"settings": {"format": "lpqld label pool 1"}}, root / "labels-older.pt")
     torch.save({"settings": {"format": None}}, root / "labels-odd.pt")
@@ -567,6 +568,7 @@ REFUSED = {
     "labels: a FIFO": ("lpqld --images {b}/images --labels {b}/fifo.pt", "no file"),
     "labels truncated": ("lpqld --images {b}/images --labels {b}/labels-short.pt", "truncated"),
     "labels altered": ("lpqld --images {b}/images --labels {b}/labels-altered.pt", "altered"),
+    "labels: sparse tensors": ("lpqld --images {b}/images --labels {b}/labels-sparse.pt", "altered"),
     "labels of an older format": ("lpqld --images {b}/images --labels {b}/labels-older.pt", "label pool 1"),
     "labels of no format": ("lpqld --images {b}/images --labels {b}/labels-odd.pt", "something else"),
     "labels: a teacher": ("lpqld --images {b}/images --labels {t}", "something else"),
