@@ -11,7 +11,8 @@ A run keeps every result in a file. If you stop it, the next run reads the files
     for epoch in resumable(progress, epochs, title, log, ...):    # a training that a killed run takes up again
 
 `make` is a function that returns the content of the file, a dict. Its one argument is a path for `resumable`, which
-writes there how far the training has come.
+writes there how far the training has come. Two things to know: the hash is of the settings and not of the code, so take
+another --out after you have changed a formula; and `make` must not call these functions, except resumable.
 """
 
 import argparse
@@ -1041,8 +1042,14 @@ class Students(NamedTuple):
         return {**self.train(seed, progress), "made_with": made_with(self.device)}
 
 
-def students_of(data: Dataset, distilled, name: str, settings: dict, train: Callable, **about) -> Students:
-    """The students of a distilled set and these settings."""
+def students_of(
+    data: Dataset, distilled, name: str, settings: dict, train: Callable, teacher: Teacher | None = None, **about
+) -> Students:
+    """How to train students of a distilled set and where to keep them, by their settings.
+
+    The settings also get the data set, the images, the teacher, the width and the precision, under these names.
+    Then train_students calls make_all, make_all calls train_one, and train_one calls train(seed, progress file).
+    """
     settings = {
         **settings,
         "data": data.describe(),
@@ -1051,8 +1058,12 @@ def students_of(data: Dataset, distilled, name: str, settings: dict, train: Call
         "width": data.default_width,
         "precision": precision_on(data.device),
     }
+    about = {"images": distilled.info, **about}
+    if teacher:
+        settings["teacher"] = teacher.info["digest"]
+        about["teacher"] = teacher.info
     folder = stage_folder(data, name, settings)
-    return Students(folder, settings, train, {"images": distilled.info, **about}, data.device)
+    return Students(folder, settings, train, about, data.device)
 
 
 def train_students(students: Students, seeds) -> dict:
@@ -1110,8 +1121,8 @@ def print_result(result: dict, data: Dataset, teacher: Teacher | None, compare_w
 def student_line(data: Dataset, arch: str, lr: float) -> str:
     """The network with its width, rate, precision and threads, for the line that begins a training."""
     width = f" of width {data.default_width}" if is_convnet(arch) else ""
-    threads = f", {torch.get_num_threads()} threads" if data.device.type == "cpu" else ""
-    return f"{arch}{width}, rate {lr:g}, {precision_on(data.device)}{threads}"
+    where = processor().split(", ")[-1] if data.device.type == "cpu" else str(data.device)
+    return f"{arch}{width}, rate {lr:g}, {precision_on(data.device)}, {where}"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1537,8 +1548,8 @@ def add_common_options(parser: Parser):
     )
 
 
-def start(args) -> tuple[Dataset, str, str]:
-    """Begin a script: set up the device, check --out, load the data set.
+def start(args, *images) -> tuple[Dataset, str, str]:
+    """Begin a script: set up the device, check --out, load the data set. images: what --images names.
 
     Returns the data set and the names of the student's and the teacher's network. The student's network is built
     once, so that a wrong name or side is found now.
@@ -1546,8 +1557,7 @@ def start(args) -> tuple[Dataset, str, str]:
     if args.teacher and args.teacher_epochs:
         raise UserError("--teacher-epochs is for a teacher that is trained here: it does not go with --teacher")
     device = set_up_device(args.device, args.precision)
-    images = getattr(args, "images", [])
-    check_writable(args.out, *([images] if isinstance(images, str) else images))
+    check_writable(args.out, *images)
     meet_others(args.out)
     options = (args.dataset, device, args.arch, args.image_size, args.width, args.colours, args.data_root, args.out)
     data = None

@@ -204,10 +204,10 @@ def train_rded_student(
 
 def rded_students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: RdedProtocol) -> Students:
     """How to train students by this protocol, and where to keep them; common.train_students then trains them."""
-    settings = {"stage": "rded protocol", "teacher": teacher.info["digest"], **asdict(protocol)}
+    settings = {"stage": "rded protocol", **asdict(protocol)}
     name = f"rded-{distilled.name}-{protocol.arch}-{protocol.loss}-{protocol.optimizer}"
     train = partial(train_rded_student, data, teacher, distilled, protocol)
-    return common.students_of(data, distilled, name, settings, train, teacher=teacher.info)
+    return common.students_of(data, distilled, name, settings, train, teacher)
 
 
 def rded_factor(asked: int | None, sets: list, data: Dataset) -> int:
@@ -473,7 +473,7 @@ def read_options(argv):
 
 def main(argv=None) -> dict:
     args = read_options(argv)
-    data, arch, teacher_arch = common.start(args)
+    data, arch, teacher_arch = common.start(args, *args.images)
     archs = args.archs or [arch]
     for name in archs:
         common.build_model(name, data.num_classes, data.image_size)  # complains in good time

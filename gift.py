@@ -82,21 +82,14 @@ def soft_cross_entropy(student_logits: Tensor, teacher_logits: Tensor) -> Tensor
     return F.cross_entropy(student_logits, F.softmax(teacher_logits, dim=1))
 
 
-def with_hard_label(loss: Tensor, student_logits: Tensor, labels: Tensor) -> Tensor:
-    """loss + 0.1 * cross-entropy with the hard label."""
-    return loss + HARD_WEIGHT * F.cross_entropy(student_logits, labels)
-
-
-LOSSES = {
-    "ce": lambda student, teacher, labels: F.cross_entropy(student, labels),
-    "mse": lambda student, teacher, labels: F.mse_loss(student, teacher),
-    "kl": lambda student, teacher, labels: kl_loss(student, teacher),
-    "softce": lambda student, teacher, labels: soft_cross_entropy(student, teacher),
-    "mse_ce": lambda student, teacher, labels: with_hard_label(F.mse_loss(student, teacher), student, labels),
-    "softce_ce": lambda student, teacher, labels: with_hard_label(
-        soft_cross_entropy(student, teacher), student, labels
-    ),
-    "cosine": lambda student, teacher, labels: cosine_loss(student, teacher),
+LOSSES = {  # of the student's logits z_s, the teacher's z_t and the hard labels y
+    "ce": lambda z_s, z_t, y: F.cross_entropy(z_s, y),
+    "mse": lambda z_s, z_t, y: F.mse_loss(z_s, z_t),
+    "kl": lambda z_s, z_t, y: kl_loss(z_s, z_t),
+    "softce": lambda z_s, z_t, y: soft_cross_entropy(z_s, z_t),
+    "mse_ce": lambda z_s, z_t, y: F.mse_loss(z_s, z_t) + HARD_WEIGHT * F.cross_entropy(z_s, y),
+    "softce_ce": lambda z_s, z_t, y: soft_cross_entropy(z_s, z_t) + HARD_WEIGHT * F.cross_entropy(z_s, y),
+    "cosine": lambda z_s, z_t, y: cosine_loss(z_s, z_t),
     "gift": gift_loss,
 }
 
@@ -330,14 +323,13 @@ def students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Pr
     The teacher labels each view when the student sees it.
     """
 
-    def train(seed, progress):
-        return train_student(
-            data, lambda images, _: soft_labels(teacher.model, images), distilled, protocol, seed, progress
-        )
+    def label(images, numbers):
+        return soft_labels(teacher.model, images)
 
-    settings = {"stage": "gift", "teacher": teacher.info["digest"], **asdict(protocol)}
+    settings = {"stage": "gift", **asdict(protocol)}
     name = f"gift-{distilled.name}-{protocol.arch}-{protocol.loss}-{protocol.optimizer}"
-    return common.students_of(data, distilled, name, settings, train, teacher=teacher.info)
+    train = partial(train_student, data, label, distilled, protocol)
+    return common.students_of(data, distilled, name, settings, train, teacher)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -367,18 +359,23 @@ def add_options(parser, images="rded"):
         "ImageNet-1K images and resnet18, else 1)")  # fmt: skip
 
 
-def main(argv=None) -> dict:
-    args = read_options(argv)
-    data, arch, teacher_arch = common.start(args)
+def prepare(args, data: Dataset, arch: str, teacher_arch: str) -> tuple[Teacher, Distilled, Protocol]:
+    """The teacher, the images and the protocol that the options ask for."""
     check_view_factor(args.view_factor, data)
     distilled = synthesize.find_images(args.images, data, args.ipc, teacher_arch)  # None: they are made below
     teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
     distilled = distilled or synthesize.distil(args.images, data, teacher, args.ipc, args.seed)
-
     protocol = protocol_for(data, distilled, arch, args.loss, args.optimizer, args.lr, args.epochs, args.view_factor)
     count = f"{len(distilled.images)} images in batches of {protocol.batch_size}"
     print(f"student:  {common.student_line(data, arch, protocol.lr)}")
     print(f"          {protocol.loss} loss, {args.optimizer}, {protocol.epochs} epochs of {count}")
+    return teacher, distilled, protocol
+
+
+def main(argv=None) -> dict:
+    args = read_options(argv)
+    data, arch, teacher_arch = common.start(args, args.images)
+    teacher, distilled, protocol = prepare(args, data, arch, teacher_arch)
     seeds = range(args.seed, args.seed + args.repeats)
     result = common.train_students(students(data, teacher, distilled, protocol), seeds)
     others = "--loss kl, --images random" if protocol.loss == "gift" else "--loss gift, --images random"

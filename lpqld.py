@@ -480,7 +480,7 @@ def students(data: Dataset, distilled: Distilled, pool: LabelPool, training: Tra
     }
     train = partial(train_student, data, pool, training, arch)
     name = f"lpqld-{distilled.name}-{arch}-{parts}"
-    return common.students_of(data, distilled, name, settings, train, **sizes, labels=pool.info)
+    return common.students_of(data, distilled, name, settings, train, labels=pool.info, **sizes)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -576,6 +576,7 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
         raise UserError(f"label pool {path} is a torch file of something else")
     if settings["format"] != FORMAT:
         raise UserError(f"label pool {path} has the older format '{settings['format']}', which is not read any more")
+    # "kept_as": in pools that were written before its name was two words
     content = {name: value for name, value in kept.items() if name not in ("digest", "kept as", "kept_as")}
     with common.refused(f"label pool {path} has been altered"):  # tensors of odd kinds have no checksum
         if kept.get("digest") != common.digest(content):
@@ -745,7 +746,7 @@ def read_options(argv):
 
 def main(argv=None) -> dict:
     args = read_options(argv)
-    data, arch, teacher_arch = common.start(args)
+    data, arch, teacher_arch = common.start(args, args.images)
     distilled = synthesize.find_images(args.images, data, args.ipc, teacher_arch)  # None: they are made below
     count = len(distilled.images) if distilled else (args.ipc or 10) * data.num_classes
     labels = labels_for(

@@ -9,7 +9,7 @@ student sees augmented views of the image with that one label. The label and its
 paper's; views and training are GIFT's, in gift.py.
 
 This file is also the example of how to write a method of your own on these scripts: the formula, the students and their
-settings, the options.
+settings, the options. Put into the settings every number that changes the result: students are found again by them.
 """
 
 import math
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 import common
 import gift
-import synthesize
 from common import Dataset, Students, Teacher, UserError
 from gift import Protocol
 from synthesize import Distilled
@@ -65,10 +64,10 @@ def students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Pr
         labels = label_plain_images(teacher.model, distilled.images, data.colours, k)
         return gift.train_student(data, lambda _, numbers: labels[numbers], distilled, protocol, seed, progress)
 
-    settings = {"stage": "one label", "teacher": teacher.info["digest"], "logits": k, **asdict(protocol)}
+    settings = {"stage": "one label", "logits": k, **asdict(protocol)}
     name = f"one-label-{distilled.name}-{protocol.arch}-{protocol.loss}-{protocol.optimizer}-k{k}"
     size = fixed_label_bytes(len(distilled.images), data.num_classes, k)
-    return common.students_of(data, distilled, name, settings, train, teacher=teacher.info, label_bytes=size)
+    return common.students_of(data, distilled, name, settings, train, teacher, label_bytes=size)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -84,23 +83,13 @@ def main(argv=None) -> dict:
     common.add_common_options(parser)
     args = parser.parse_args(argv)
 
-    data, arch, teacher_arch = common.start(args)
-    gift.check_view_factor(args.view_factor, data)
+    data, arch, teacher_arch = common.start(args, args.images)
     k = args.logits or data.num_classes
     if k > data.num_classes:
         raise UserError(f"--logits {k}: {data.name} has {data.num_classes} classes")
     if k < data.num_classes and args.loss not in LOSSES_OF_A_SOFTMAX:
         raise UserError(f"--logits {k}: {args.loss} needs all logits; {', '.join(LOSSES_OF_A_SOFTMAX)} do with fewer")
-    distilled = synthesize.find_images(args.images, data, args.ipc, teacher_arch)  # None: they are made below
-    teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
-    distilled = distilled or synthesize.distil(args.images, data, teacher, args.ipc, args.seed)
-
-    options = (args.loss, args.optimizer, args.lr, args.epochs, args.view_factor)
-    protocol = gift.protocol_for(data, distilled, arch, *options)
-    print(f"student:  {common.student_line(data, arch, protocol.lr)}")
-    print(
-        f"          {protocol.loss} loss, {args.optimizer}, {protocol.epochs} epochs of {len(distilled.images)} images"
-    )
+    teacher, distilled, protocol = gift.prepare(args, data, arch, teacher_arch)
     seeds = range(args.seed, args.seed + args.repeats)
     result = common.train_students(students(data, teacher, distilled, protocol, k), seeds)
     common.print_result(result, data, teacher, "gift.py --loss softce, a label for every view")
