@@ -399,7 +399,8 @@ def beside_the_papers() -> str:
     rows = []
     for what, published, again, ours, setting, trained, only in series:
         command = f"`python -m experiments.figures --only {only}`"
-        rows.append([what, published, again, " / ".join(ours), setting, trained, command])
+        if set(ours) != {"–"}:  # a line that has not been run says nothing beside the papers
+            rows.append([what, published, again, " / ".join(ours), setting, trained, command])
     head = ["top-1 after the last epoch, %", "published", "independent re-run", "ours", "same setting?"]
     return grid([*head, "students × sets", "command"], rows)
 
