@@ -1111,7 +1111,7 @@ def print_result(result: dict, data: Dataset, teacher: Teacher | None, compare_w
     print(f"{'last epoch: the result':38} {spread(result['top1']):12}  {spread(result['top5'])}")
     if "best_check_top1" in result:
         best = spread(result["best_check_top1"])
-        print(f"{'best of four checks (not the result)':38} {best:26}  what the released code reports")
+        print(f"{'best of its checks (not the result)':38} {best:26}  what the released code reports")
     if teacher:
         print(f"{'teacher':38} {teacher.info['accuracy']:.1f}")
     print(f"{'chance':38} {100 / data.num_classes:.1f}")
@@ -1458,7 +1458,7 @@ def run_script(main):
     except KeyboardInterrupt:
         if rank == 0:
             print(
-                "stopped; the same command goes on from what it kept: finished stages, and a minute ago",
+                "stopped. Type the same command again: it goes on from what it kept, at most a minute ago",
                 file=sys.stderr,
             )
         sys.exit(130)

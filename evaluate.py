@@ -249,7 +249,7 @@ def sets_to_compare(names, given, data: Dataset, teacher: Teacher | None, ipc, s
     """The sets, made here if they are not given, and a random set of each of their sizes."""
     sets = []
     for name, distilled in zip(names, given, strict=True):
-        distilled = distilled or synthesize.distil(name, data, teacher, ipc, seed)
+        distilled = synthesize.given_or_made(distilled, name, data, teacher, ipc, seed)
         sets.append(describe_set(name, distilled, data, teacher))
     if teacher:
         sets += random_baselines(sets, data, teacher, ipc or 10, seed)

@@ -364,7 +364,7 @@ def prepare(args, data: Dataset, arch: str, teacher_arch: str) -> tuple[Teacher,
     check_view_factor(args.view_factor, data)
     distilled = synthesize.find_images(args.images, data, args.ipc, teacher_arch)  # None: they are made below
     teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
-    distilled = distilled or synthesize.distil(args.images, data, teacher, args.ipc, args.seed)
+    distilled = synthesize.given_or_made(distilled, args.images, data, teacher, args.ipc, args.seed)
     protocol = protocol_for(data, distilled, arch, args.loss, args.optimizer, args.lr, args.epochs, args.view_factor)
     count = f"{len(distilled.images)} images in batches of {protocol.batch_size}"
     print(f"student:  {common.student_line(data, arch, protocol.lr)}")
@@ -378,7 +378,8 @@ def main(argv=None) -> dict:
     teacher, distilled, protocol = prepare(args, data, arch, teacher_arch)
     seeds = range(args.seed, args.seed + args.repeats)
     result = common.train_students(students(data, teacher, distilled, protocol), seeds)
-    others = "--loss kl, --images random" if protocol.loss == "gift" else "--loss gift, --images random"
+    others = "--loss kl" if protocol.loss == "gift" else "--loss gift"
+    others += ", --images random" * (args.images != "random")
     common.print_result(result, data, teacher, others)
     return result
 

@@ -758,7 +758,7 @@ def main(argv=None) -> dict:
     teacher = None
     if args.teacher or not args.labels:
         teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
-    distilled = distilled or synthesize.distil(args.images, data, teacher, args.ipc, args.seed)
+    distilled = synthesize.given_or_made(distilled, args.images, data, teacher, args.ipc, args.seed)
     if teacher:
         similarity = synthesize.similarity_of(teacher, distilled, data.colours)
         distilled.info["within_class_similarity"] = similarity
@@ -784,7 +784,11 @@ def main(argv=None) -> dict:
     per_epoch = f"{pool.per_epoch} x {made.batch_size} images"
     print(f"          DKR {training.reuse}, CA {ca}, {training.optimizer}, {training.epochs} epochs of {per_epoch}")
     result = common.train_students(students(data, distilled, pool, training, arch), seeds)
-    common.print_result(result, data, teacher, "--prune 0 --top-k C (full labels), --images random")
+    others = (
+        f"--prune 0 --top-k {data.num_classes} (full labels)" if teacher else "other images with --labels of their own"
+    )
+    others += ", --images random" * (args.images != "random")
+    common.print_result(result, data, teacher, others)
     print(f"\n{'label storage':38}{result['label_bytes']:>12,} bytes")
     print(f"{'fp16 labels for every epoch':38}{result['full_label_bytes']:>12,} bytes: {result['times_smaller']:.1f} x")
     return result

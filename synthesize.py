@@ -12,6 +12,7 @@ distilled sets that others publish: RDED's, SRe2L's and LPLD's folders, and GIFT
 import json
 import os
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -689,8 +690,10 @@ def read_distilled_folder(path: Path, data: Dataset) -> tuple[Tensor, Tensor]:
     def read(number):
         image = common.to_tensor(common.read_image(files[number]))
         if image.shape != first.shape:
-            sizes = [list(first.shape), list(image.shape)]
-            raise UserError(f"--images {path} holds images of several sizes: {sizes}")
+            sizes = " and ".join(f"{shape[2]} x {shape[1]}" for shape in (first.shape, image.shape))
+            raise UserError(
+                f"--images {path} holds images of several sizes ({sizes}): all must be {data.image_size} px"
+            )
         images[number] = image
 
     with ThreadPoolExecutor(common.cores()) as pool:
@@ -736,7 +739,10 @@ def check_request(method: str, data: Dataset, ipc: int, factor: int, teacher_arc
         raise UserError(f"--factor {factor} does not divide the side of {data.image_size} px")
     most = min(fewest, RDED_IMAGES) // factor**2
     if method == "rded" and ipc > most:
-        raise UserError(f"--ipc {ipc}: RDED takes one crop of each of {RDED_IMAGES} images, so at most {most} here")
+        crops = (
+            f"RDED needs {factor**2} training images of a class for each of its images, the smallest class has {fewest}"
+        )
+        raise UserError(f"--ipc {ipc}: {crops}: at most --ipc {most}, or --images random")
     if method in RECOVERED and not batchnorms(common.build_model(teacher_arch, data.num_classes, data.image_size)):
         raise UserError(f"{method} needs a teacher with BatchNorm layers, {teacher_arch} has none")
 
@@ -811,6 +817,22 @@ def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0
     how = f"{method}, {ipc} per class, kept from an earlier run in" if reused else f"{method}, {ipc} per class, in"
     print(f"images:   {how} {folder}")
     return load_distilled(folder, data)
+
+
+def given_or_made(given: Distilled | None, images: str, data: Dataset, teacher, ipc, seed: int) -> Distilled:
+    """The given set, or the one that distil makes. Of a given set, say how often the teacher agrees with its labels."""
+    if given is None:
+        return distil(images, data, teacher, ipc, seed)
+    if teacher:
+        with torch.no_grad():
+            logits = [teacher.model(common.normalize(part, data.colours)) for part in given.images.split(200)]
+        agrees = 100 * (torch.cat(logits).argmax(1) == given.labels).float().mean().item()
+        print(f"images:   {images}: {len(given.images)} images; the teacher gives {agrees:.0f} % of them their label")
+        if agrees <= 100 / data.num_classes:
+            print(
+                f"warning: perhaps the classes of {images} are numbered otherwise than the data set's", file=sys.stderr
+            )
+    return given
 
 
 def make_piece(make, progress: Path) -> dict:

@@ -141,7 +141,7 @@ FAILURES = {  # what: (lines, words expected)
         "student, seed 1: the loss is nan in epoch 4: it has diverged\n",
     ),
     "a process that is killed": (
-        "def main():\n    common.start = lambda *given: os.kill(os.getpid(), signal.SIGKILL) if rank else start(*given)\n"
+        "def main():\n    common.start = lambda *a: os.kill(os.getpid(), signal.SIGKILL) if rank else start(*a)\n"
         '    run(gift, "--ipc 1")\nstart = common.start',
         "Signal 9",
     ),

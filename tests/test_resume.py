@@ -209,7 +209,7 @@ def test_killed_and_stopped_it_ends_where_an_uninterrupted_run_ends(tmp_path):
     assert done.returncode == -signal.SIGKILL, done.stderr
     done = run_and_kill(killed, "seed0.progress.pt", 8, number=signal.SIGINT)
     assert done.returncode == 130 and "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("stopped; the same command goes on")
+    assert done.stderr.splitlines()[-1].startswith("stopped. Type the same command again")
 
     done = run_and_kill(killed, "nowhere", 0)
     assert done.returncode == 0, done.stderr
@@ -225,7 +225,7 @@ def test_ctrl_c_is_one_line(in_process, small_teacher, tmp_path, monkeypatch):
     words = ("--teacher", small_teacher[1].info["file"], "--width", 8, "--device", "cpu", "--out", tmp_path)
     stop_at(monkeypatch, "seed0.progress.pt", 2, KeyboardInterrupt)
     status, _, err = in_process(gift, *words, "--images", "random", "--ipc", 1, "--epochs", 4)
-    assert status == 130 and err.startswith("stopped; the same command goes on") and err.count("\n") == 1
+    assert status == 130 and err.startswith("stopped. Type the same command again") and err.count("\n") == 1
     assert only(tmp_path, "fashion/gift-random-ipc1-conv3-gift-adamw-*/seed0.progress.pt")
 
 
