@@ -350,10 +350,9 @@ STATISTICS = "synthesize --method lpld --ipc 1 --teacher-epochs 2"  # reads them
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, small_teacher):
-    """An --out with every kind of stage: small_teacher's, and what the three commands make of it."""
+def finished(tmp_path_factory):
+    """An --out with every kind of stage: what the three commands make."""
     out = tmp_path_factory.mktemp("finished")
-    shutil.copytree(small_teacher[0] / "fashion", out / "fashion")
     setting = synthesize.Recovery(lr=0.25, r_bn=0.01, iterations=3, roll=(0, 4), crop=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(synthesize.SRE2L, "fashion", setting)
