@@ -644,8 +644,6 @@ QUICK = {  # of every group one or two; the others are slow together
     "teacher truncated, synthesize",
     "labels: images of one pixel changed",
     "out in the data set",
-    "under out: a flipped bit",
-    "under out: a picture missing",
 }
 
 
