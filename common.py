@@ -315,7 +315,7 @@ willow_tree wolf woman worm
 """
 # In the order in which the authors of the data sets number them.
 OFFICIAL_CLASSES = {"fashionmnist": FASHION, "cifar10": CIFAR10, "cifar100": CIFAR100.split()}
-RESIDENT_BYTES = 8 << 30  # a split of up to this size stays on the device; ImageNet-1K's training images do not
+RESIDENT_BYTES = 4 << 30  # a split of up to this size stays on the device; at 224 px, ImageNet-1K's two do not
 SAMPLED_FILES = 256  # of a larger split, the fingerprint holds the bytes of this many files
 IMAGE_FILES = torchvision.datasets.folder.IMG_EXTENSIONS
 
@@ -351,13 +351,18 @@ def read_ahead(read, items):
 
 
 class Split:
-    """One split of a data set: uint8 images [N, 3, S, S] and labels int64 [N].
+    """Images, uint8 [N, 3, S, S], and their labels, int64 [N]: a split of a data set, or a distilled set.
 
-    Give either `pixels` [N, 3, S, S], or `paths` of image files and the `side` to bring them to.
-    A split of up to RESIDENT_BYTES stays on the device. A larger one is read from disk, batch by batch.
+    Give either `pixels` [N, 3, S, S], or `paths` of image files and their `side`.
+    A split of up to `most` bytes (default: RESIDENT_BYTES) stays on the device, as the tensor `images`. A larger one is
+    read from disk, batch by batch. split[numbers] is on the device in both cases.
     """
 
-    def __init__(self, labels, device, pixels=None, paths=None, side=None, fit="cut", stored=None, cache=None):
+    dtype = torch.uint8
+
+    def __init__(
+        self, labels, device, pixels=None, paths=None, side=None, fit="cut", stored=None, cache=None, most=None
+    ):
         self.labels = torch.as_tensor(labels, dtype=torch.int64, device=device)
         self.device = device
         self.pixels = pixels
@@ -366,10 +371,25 @@ class Split:
         self.fit = fit
         self.stored = stored  # bytes of the data set as it is published, for a split of pixels
         self.cache = cache  # a folder for the decoded images of a resident split
-        self.resident = paths is None or len(paths) * 3 * side**2 <= RESIDENT_BYTES
+        most = RESIDENT_BYTES if most is None else most
+        self.resident = paths is None or math.prod(self.shape) <= most
 
     def __len__(self):
         return len(self.labels)
+
+    @property
+    def shape(self) -> tuple:
+        return (len(self.paths), 3, self.side, self.side) if self.pixels is None else tuple(self.pixels.shape)
+
+    def __getitem__(self, numbers: Tensor) -> Tensor:
+        """The images with these numbers, on the device."""
+        if self.resident:
+            return self.images[numbers.to(self.device)]
+        return self.decode(numbers.tolist()).to(self.device)
+
+    def split(self, size):
+        """Yield all images in order, `size` at a time, as Tensor.split does."""
+        return (self[numbers] for numbers in torch.arange(len(self)).split(size))
 
     def original(self, index) -> Tensor:
         """An image as it is stored, uint8 [3, H, W]."""
@@ -381,9 +401,13 @@ class Split:
         cut: resize the shorter side to S, and cut out the centre;
         margin: the same, but first a little larger: 256 -> 224, 146 -> 128, 73 -> 64 (GIFT's code for ImageNet);
         squeeze: resize to a square, whatever the ratio (LPQLD's code for ImageNet-21K);
-        pad: add black pixels on all sides (28 -> 32, Fashion-MNIST).
+        pad: add black pixels on all sides (28 -> 32, Fashion-MNIST);
+        none: UserError.
         """
         image = read_image(self.paths[index])
+        if self.fit == "none" and image.size != (self.side, self.side):
+            wide, high = image.size
+            raise UserError(f"image {self.paths[index]} is {wide} x {high} px, not {self.side} (--image-size)")
         with refused(f"image {self.paths[index]} cannot be brought to {self.side} px"):
             if self.fit == "pad":
                 image = pil_transforms.pad(image, (self.side - min(image.size)) // 2)
@@ -392,9 +416,9 @@ class Split:
                 image = pil_transforms.center_crop(pil_transforms.resize(image, first), self.side)
         return to_tensor(image)
 
-    def decode(self, indices, title=None) -> Tensor:
-        """Read these images from disk, uint8 [n, 3, S, S] on the CPU."""
-        images = torch.empty(len(indices), 3, self.side, self.side, dtype=torch.uint8)
+    def decode(self, indices, title=None, device="cpu") -> Tensor:
+        """Read these images from disk, uint8 [n, 3, S, S]."""
+        images = torch.empty(len(indices), *self.shape[1:], dtype=torch.uint8, device=device)
         with ThreadPoolExecutor(cores()) as pool:
             views = pool.map(self.at_side, indices)
             views = progress_bar(views, title, len(indices)) if title else views
@@ -419,20 +443,17 @@ class Split:
     @cached_property
     def images(self) -> Tensor:
         """All images of a resident split, on the device."""
-        pixels = self.pixels if self.paths is None else load(self.decoded)["images"]
-        return pixels.to(self.device)
-
-    def load(self, indices: Tensor) -> Tensor:
-        """These images, on the device."""
-        if self.resident:
-            return self.images[indices.to(self.device)]
-        return self.decode(indices.tolist()).to(self.device)
+        if self.paths is None:
+            return self.pixels.to(self.device)
+        if self.cache:
+            return load(self.decoded)["images"].to(self.device)
+        return self.decode(range(len(self)), "reading images", self.device)
 
     def load_each(self, parts):
         """Yield (indices, images) of each part. From disk, the next part is read while you use this one."""
         if self.resident:
-            return ((part, self.load(part)) for part in parts)
-        return read_ahead(self.load, parts)
+            return ((part, self[part]) for part in parts)
+        return read_ahead(self.__getitem__, parts)
 
     def batches(self, size, indices=None):
         """Yield (uint8 images [B, 3, S, S], labels [B]) in order: of all images, or of these."""
@@ -1146,9 +1167,12 @@ def cores() -> int:
     return max(1, free // told_by_torchrun("LOCAL_WORLD_SIZE", 1))
 
 
-def memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**60
+def memory(device) -> int:
+    """Bytes of memory of this GPU; or of this machine, shared between its processes."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**60
+    return of_machine // told_by_torchrun("LOCAL_WORLD_SIZE", 1)
 
 
 def with_all_processes(call: str, *args):
@@ -1311,11 +1335,13 @@ def place_of(path: Path) -> str:
 
 
 def digest(content) -> str:
-    """Eight hex digits for plain values, lists and dicts of them, and tensors (their type, shape and every byte)."""
+    """Eight hex digits for plain values, lists and dicts of them, and tensors or Splits (type, shape, every byte)."""
 
     def of_tensor(tensor):
-        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        return [str(tensor.dtype), list(tensor.shape), hashlib.sha256(raw).hexdigest()]
+        bytes_of = hashlib.sha256()
+        for part in tensor.split(1000) if tensor.shape else [tensor]:
+            bytes_of.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return [str(tensor.dtype), list(tensor.shape), bytes_of.hexdigest()]
 
     text = json.dumps(content, sort_keys=True, default=of_tensor)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -237,8 +237,9 @@ def check_labels(labels: Labels, count: int, data: Dataset):
         way_out = f"at least --epochs {enough}, or less pruning, such as --prune 0.5"
         raise UserError(f"--prune {labels.prune} of {labels.epochs} epochs {left}: {way_out}")
     needed = in_pool * size * (28 + 4 * k)
-    if needed > common.memory():
-        gigabytes = f"{needed / 2**30:,.0f} GB, this machine has {common.memory() / 2**30:,.0f}"
+    memory = common.memory(data.device)
+    if needed > memory:
+        gigabytes = f"{needed / 2**30:,.0f} GB, {data.device} has {memory / 2**30:,.0f} for this process"
         raise UserError(f"{in_pool:,} label batches of {size} take {gigabytes}: fewer --epochs, or more pruning")
 
 
@@ -522,18 +523,24 @@ def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: Lab
     check_labels(labels, count, data)
     in_pool = pool_size(count, size, labels.epochs, labels.prune)
     views = draw_views(in_pool, labels, distilled, data.colours, seed)
+    parts = common.cut(in_pool, max(1, LABELS_PER_PIECE // size))
     pieces = {}
-    for part in common.cut(in_pool, max(1, LABELS_PER_PIECE // size)):
+    for part in parts:
         file = path.with_name(f"{path.stem}-{part[0]}-{part[-1]}.pt")
         pieces[file] = lambda _, part=part: label_piece(views, teacher.model, part.tolist(), data.num_classes)
 
     def join(made):
-        made = list(made)
-        values = torch.cat([piece["values"] for piece in made])
-        content = {"settings": pool_settings(labels, data, distilled, teacher.info["digest"], seed), "values": values}
+        shape = (in_pool, size, labels.top_k)
+        whole = {"values": torch.empty(shape, dtype=torch.float16)}
         if labels.top_k < data.num_classes:
-            classes = torch.cat([piece["classes"] for piece in made])
-            content["classes"] = pack_classes(classes, data.num_classes)
+            whole["classes"] = torch.empty(shape, dtype=index_type(data.num_classes))
+        for part, piece in zip(parts, made, strict=True):
+            for name, tensor in whole.items():
+                tensor[part] = piece[name]
+        settings = pool_settings(labels, data, distilled, teacher.info["digest"], seed)
+        content = {"settings": settings, "values": whole["values"]}
+        if "classes" in whole:
+            content["classes"] = pack_classes(whole["classes"], data.num_classes)
         return {**content, "digest": common.digest(content)}
 
     common.make_joined(path, pieces, join, "labels")

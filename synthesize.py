@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -28,10 +29,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import common
-from common import Dataset, Teacher, UserError
+from common import Dataset, Split, Teacher, UserError
 
 METHODS = ("random", "rded", "sre2l", "lpld")
 RECOVERED = ("sre2l", "lpld")  # optimised to fit a teacher's BatchNorm statistics
+SHARE_OF_MEMORY = 3  # a distilled set above a third of the device's memory is read from disk, batch by batch
 CLASSES_PER_PIECE = 16  # at most; a killed run loses one piece, and processes share the pieces
 IMAGES_HELP = f"distilled set: a folder or a data.pt file, or one of {', '.join(METHODS)} to make one"
 
@@ -45,10 +47,9 @@ def pick_random(data: Dataset, label: int, count: int, seed: int) -> Tensor:
     return members[common.shuffled(len(members), seed, common.CHOICE, label)[:count]]
 
 
-def random_images(data: Dataset, ipc: int, seed: int) -> Tensor:
-    """Real images, uint8 [C * ipc, 3, S, S], class by class."""
-    picked = [pick_random(data, label, ipc, seed) for label in range(data.num_classes)]
-    return data.train.load(torch.cat(picked))
+def random_images(data: Dataset, classes: list[int], ipc: int, seed: int) -> Tensor:
+    """Real images of these classes, class by class: uint8 [len(classes) * ipc, 3, S, S]."""
+    return data.train[torch.cat([pick_random(data, label, ipc, seed) for label in classes])]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -343,9 +344,7 @@ def groups_at_once(teacher: nn.Module, n: int, side: int, device) -> int:
     On a GPU: what fits into half of its memory, but no more than 16 GiB, as some kernels fail beyond 2^31 elements. On
     a CPU: 2 GiB, as more is not faster. What else is running does not matter: a device always takes the same groups.
     """
-    memory = 2 << 30
-    if device.type == "cuda":
-        memory = min(GPU_BYTES, torch.cuda.get_device_properties(device).total_memory // 2)
+    memory = min(GPU_BYTES, common.memory(device) // 2) if device.type == "cuda" else 2 << 30
     return max(1, memory // (n * bytes_per_image(teacher, side, device)))
 
 
@@ -459,13 +458,19 @@ def within_class_similarity(features: Tensor, labels: Tensor) -> float | None:
 
 
 @torch.no_grad()
-def teacher_features(teacher: nn.Module, images: Tensor, colours) -> Tensor:
+def plain_logits(teacher: nn.Module, images: Tensor | Split, colours) -> Tensor:
+    """The teacher's logits [N, C] of the images as they are, without augmentation, in fp32."""
+    return torch.cat([teacher(common.normalize(part, colours)) for part in images.split(200)])
+
+
+@torch.no_grad()
+def teacher_features(teacher: nn.Module, images: Tensor | Split, colours) -> Tensor:
     """Inputs [N, D] of the last linear layer for the plain images, or the logits of a network without such a layer."""
     linear = [layer for layer in teacher.modules() if isinstance(layer, nn.Linear)]
     taken = []
     with watching(linear[-1:], lambda _, x: taken.append(x)):
-        logits = [teacher(common.normalize(part, colours)) for part in images.split(200)]
-    return torch.cat(taken or logits)
+        logits = plain_logits(teacher, images, colours)
+    return torch.cat(taken) if taken else logits
 
 
 def similarity_of(teacher: Teacher, distilled, colours) -> float | None:
@@ -479,7 +484,9 @@ def similarity_of(teacher: Teacher, distilled, colours) -> float | None:
 
 
 class Distilled(NamedTuple):
-    images: Tensor  # [N, 3, S, S], on the device: uint8 from a folder, float32 of about [0, 1] from data.pt
+    # [N, 3, S, S] on the device: uint8 from a folder, float32 of about [0, 1] from data.pt. A set that takes more than
+    # a third of the device's memory is a Split, which reads images[numbers] from disk.
+    images: Tensor | Split
     labels: Tensor  # int64 [N]
     info: dict  # name, folder, ipc, count, digest, and the settings it was made with
 
@@ -488,20 +495,21 @@ class Distilled(NamedTuple):
         return self.info["name"]
 
 
-def digest_of(images: Tensor, labels: Tensor) -> str:
+def digest_of(images: Tensor | Split, labels: Tensor) -> str:
     return common.digest({"images": images, "labels": labels})
 
 
-def save_distilled(folder: Path, images: Tensor, labels: Tensor):
-    """Write uint8 images as PNGs in class folders (00000/00000.png, ...), and a picture of them, grid.png.
+def save_distilled(folder: Path, images: Tensor, labels: Tensor, written: Counter):
+    """Write uint8 images as PNGs in class folders: 00000/00000.png, .... RDED's and SRe2L's code writes JPEGs.
 
-    The released code of RDED and SRe2L writes JPEGs.
+    written: how many images of each class are there already. The numbers go on from it; it is brought up to date.
     """
-    counts = {}
-    for image, label in zip(images.cpu(), labels.tolist(), strict=True):
-        number = counts[label] = counts.get(label, -1) + 1
-        save_picture(folder / f"{label:05d}" / f"{number:05d}.png", image)
-    save_grid(folder / "grid.png", images, labels)
+    places = []
+    for label in labels.tolist():
+        places.append(folder / f"{label:05d}" / f"{written[label]:05d}.png")
+        written[label] += 1
+    with ThreadPoolExecutor(common.cores()) as pool:
+        list(pool.map(save_picture, places, images.cpu()))
 
 
 def save_picture(path: Path, image: Tensor):
@@ -509,10 +517,11 @@ def save_picture(path: Path, image: Tensor):
     common.write_atomically(path, lambda beside: picture.save(beside, "PNG"))
 
 
-def save_grid(path: Path, images: Tensor, labels: Tensor):
+def save_grid(path: Path, images: Tensor | Split, labels: Tensor):
     """A picture of a distilled set: the first 20 classes, a row each, up to ten images."""
-    images = images if images.dtype == torch.uint8 else to_bytes(images * 255)
-    rows = [images[labels == label][:10].cpu() for label in labels.unique()[:20]]
+    numbers = [(labels == label).nonzero().flatten()[:10] for label in labels.unique()[:20]]
+    rows = [images[row].cpu() for row in numbers]
+    rows = [row if row.dtype == torch.uint8 else to_bytes(row * 255) for row in rows]
     width = max(map(len, rows))
     blank = torch.full((width, *images.shape[1:]), 255, dtype=torch.uint8)
     rows = [torch.cat([row, blank[len(row) :]]) for row in rows]
@@ -531,20 +540,21 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
     settings = about.get("settings", {})
     file = path / "data.pt" if (path / "data.pt").exists() else path
     if file.is_dir():
-        images, labels = read_distilled_folder(path, data)
+        split = read_distilled_folder(path, data)
         named = settings.get("data", {}).get("dataset")
     else:
-        images, labels, named = read_data_pt(file)
+        split, named = read_data_pt(file, data.device)
         if file != path and any(map(common.is_image, path.glob("*/*"))):
             print(f"hint:     {file} is read, and not the folders beside it")
-    check_fits(path, images, labels, named, data, ipc)
-    digest = digest_of(images, labels)
+    check_fits(path, split, named, data, ipc)
+    images = split.images if split.resident else split
+    digest = common.from_first(lambda: digest_of(images, split.labels))
     if about.get("images", digest) != digest:
         raise UserError(f"--images {path} is not as it was made: an image is changed, missing or too many; delete it")
-    count = torch.bincount(labels).max().item()
+    count = torch.bincount(split.labels).max().item()
     name = f"{settings['method']}-ipc{settings['ipc']}" if settings else os.path.basename(os.path.realpath(path))
     info = {"name": name, "folder": str(path), "ipc": count, "count": len(images), "settings": settings}
-    return Distilled(images.to(data.device), labels.to(data.device), info | {"digest": digest})
+    return Distilled(images, split.labels, info | {"digest": digest})
 
 
 def read_about(path: Path, data: Dataset) -> dict:
@@ -577,17 +587,18 @@ def read_about(path: Path, data: Dataset) -> dict:
     return {}
 
 
-def check_fits(path, images: Tensor, labels: Tensor, named, data: Dataset, ipc):
+def check_fits(path, split: Split, named, data: Dataset, ipc):
     """UserError if these are not images for this data set: its name (if the file says one), side, classes, --ipc."""
     theirs = known_name(named or data.name)
     ours = known_name(data.name)
     if theirs and ours and theirs != ours:
         raise UserError(f"--images {path} is of the data set {named}, says the file; this is {data.name}")
     side = data.image_size
-    if images.shape[1:] != (3, side, side):
-        found = " x ".join(map(str, images.shape[1:]))
+    if split.shape[1:] != (3, side, side):
+        found = " x ".join(map(str, split.shape[1:]))
         wanted = f"{data.name} has 3 x {side} x {side} here (--image-size)"
         raise UserError(f"--images {path} holds images of {found}, {wanted}")
+    labels = split.labels
     if labels.max() >= data.num_classes or len(labels.unique()) < data.num_classes:
         found = f"{len(labels.unique())} classes, the last one number {labels.max()}"
         raise UserError(f"--images {path} has images of {found}; {data.name} has classes 0 to {data.num_classes - 1}")
@@ -602,11 +613,11 @@ def known_name(dataset) -> str | None:
     return known.get(common.letters(dataset))
 
 
-def read_data_pt(file: Path) -> tuple[Tensor, Tensor, str | None]:
+def read_data_pt(file: Path, device) -> tuple[Split, str | None]:
     """GIFT's format: {"data": floats [N, 3, S, S] in [0, 1], "label": classes [N] or [N, 1], or soft [N, C] (DATM)}.
 
     It may also hold "dataset", the name of the data set; and "mean" and "std", if "data" is normalised with them.
-    Pixels outside [0, 1] are taken as they are. Returns (images, labels, name or None).
+    Pixels outside [0, 1] are taken as they are. Returns (images and labels, name or None).
     """
     kept = common.load_tensors(file, "--images")
     kept = kept if isinstance(kept, dict) else {}
@@ -629,7 +640,7 @@ def read_data_pt(file: Path) -> tuple[Tensor, Tensor, str | None]:
             raise UserError(f"--images {file}: a label is no class index")
         if not isinstance(named, str | None):
             raise UserError(f"--images {file}: its 'dataset' is no name")
-        return images.contiguous(), labels.long(), named
+        return Split(labels.long(), device, pixels=images.contiguous()), named
 
 
 def pixels_of(file: Path, images: Tensor, mean, std) -> Tensor:
@@ -677,37 +688,20 @@ def numbers_of_folders(path, names: list) -> dict:
     return number_of
 
 
-def read_distilled_folder(path: Path, data: Dataset) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, 3, H, W] and labels [N] of class folders, class by class, 2.png before 10.png."""
+def read_distilled_folder(path: Path, data: Dataset) -> Split:
+    """The images of class folders, class by class, 2.png before 10.png."""
     with common.refused(f"--images {path} holds no images in class folders"):
         samples = NumberedFolders(path, data.class_names).samples
     samples.sort(key=lambda sample: (sample[1], natural_order(sample[0])))
-    files = [file for file, _ in samples]
-    labels = torch.tensor([label for _, label in samples])
-    first = common.to_tensor(common.read_image(files[0]))
-    images = torch.empty(len(files), *first.shape, dtype=torch.uint8)
-
-    def read(number):
-        image = common.to_tensor(common.read_image(files[number]))
-        if image.shape != first.shape:
-            sizes = " and ".join(f"{shape[2]} x {shape[1]}" for shape in (first.shape, image.shape))
-            raise UserError(
-                f"--images {path} holds images of several sizes ({sizes}): all must be {data.image_size} px"
-            )
-        images[number] = image
-
-    with ThreadPoolExecutor(common.cores()) as pool:
-        list(pool.map(read, range(len(files))))
+    files, labels = zip(*samples, strict=True)
     ours = {"set.json", "settings.json", "grid.png"}  # and .pt: pieces of another run
-    taken = set(map(Path, files))
-    others = [
-        file
-        for file in path.rglob("*")
-        if file.is_file() and file.suffix != ".pt" and file.name not in ours and file not in taken
-    ]
+    others = {file for file in path.rglob("[!.]*") if file.is_file() and file.suffix != ".pt"} - set(map(Path, files))
+    others = {file for file in others if file.name not in ours}
     if others:
-        print(f"hint:     {len(others)} files in {path} are not read, for example {others[0].relative_to(path)}")
-    return images, labels
+        print(f"hint:     {len(others)} files in {path} are not read, for example {min(others).relative_to(path)}")
+    side = data.image_size
+    most = common.memory(data.device) // SHARE_OF_MEMORY
+    return Split(labels, data.device, paths=files, side=side, fit="none", most=most)
 
 
 def natural_order(file: str):
@@ -761,14 +755,11 @@ def recovery_settings(method: str, data: Dataset) -> Recovery:
 
 def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, factor: int, seed: int) -> dict:
     """The parts that the set is made in: {name: (labels, a function of a progress file that makes the images)}."""
-    if method == "random":
-        labels = torch.arange(data.num_classes).repeat_interleave(ipc)
-        return {"random": (labels, lambda _: random_images(data, ipc, seed))}
     pieces = {}
-    if method == "rded":
+    if method not in RECOVERED:
         for part in common.cut(data.num_classes, CLASSES_PER_PIECE, common.PIECES):
-            make = partial(rded, data, teacher, part.tolist(), ipc, factor, seed)
-            pieces[f"classes-{part[0]}-{part[-1]}"] = part.repeat_interleave(ipc), lambda _, make=make: make()
+            make = partial(real_images, method, data, teacher, part.tolist(), ipc, factor, seed)
+            pieces[f"classes-{part[0]}-{part[-1]}"] = part.repeat_interleave(ipc), make
         return pieces
     setting = recovery_settings(method, data)
     batches = (
@@ -782,6 +773,13 @@ def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, fac
             make = partial(recover, teacher.model, targets[part], own, numbers, setting, data, seed)
             pieces[f"groups-{numbers[0]}-{numbers[-1]}"] = targets[part].flatten(), make
     return pieces
+
+
+def real_images(method: str, data, teacher, classes: list[int], ipc: int, factor: int, seed: int, _progress) -> Tensor:
+    """Images of these classes by a method that takes seconds: it keeps no progress."""
+    if method == "random":
+        return random_images(data, classes, ipc, seed)
+    return rded(data, teacher, classes, ipc, factor, seed)
 
 
 def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0, factor=None) -> Distilled:
@@ -799,14 +797,12 @@ def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0
     whole = folder / "set.json"
 
     def join(made):
-        labels = torch.cat([part for part, _ in pieces.values()])
-        order = labels.argsort(stable=True)
-        place = order.argsort()
-        images = torch.empty(len(labels), 3, data.image_size, data.image_size, dtype=torch.uint8)
-        for part, piece in zip(place.split([len(part) for part, _ in pieces.values()]), made, strict=True):
-            images[part] = piece["images"]
-        save_distilled(folder, images, labels[order])
-        about = {"settings": settings, "class_names": data.class_names, "images": digest_of(images, labels[order])}
+        written = Counter()
+        for (labels, _), piece in zip(pieces.values(), made, strict=True):
+            save_distilled(folder, piece["images"], labels, written)
+        split = read_distilled_folder(folder, data)
+        save_grid(folder / "grid.png", split, split.labels)
+        about = {"settings": settings, "class_names": data.class_names, "images": digest_of(split, split.labels)}
         return {**about, "made_with": common.made_with(data.device)}
 
     reused = common.is_made(whole)
@@ -824,9 +820,8 @@ def given_or_made(given: Distilled | None, images: str, data: Dataset, teacher, 
     if given is None:
         return distil(images, data, teacher, ipc, seed)
     if teacher:
-        with torch.no_grad():
-            logits = [teacher.model(common.normalize(part, data.colours)) for part in given.images.split(200)]
-        agrees = 100 * (torch.cat(logits).argmax(1) == given.labels).float().mean().item()
+        logits = plain_logits(teacher.model, given.images, data.colours)
+        agrees = 100 * (logits.argmax(1) == given.labels).float().mean().item()
         print(f"images:   {images}: {len(given.images)} images; the teacher gives {agrees:.0f} % of them their label")
         if agrees <= 100 / data.num_classes:
             print(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import common
 import gift
+import synthesize
 from common import Dataset, Students, Teacher, UserError
 from gift import Protocol
 from synthesize import Distilled
@@ -47,8 +48,7 @@ def fixed_label_bytes(count: int, num_classes: int, k: int) -> int:
 @torch.no_grad()
 def label_plain_images(teacher: nn.Module, images: Tensor, colours, k: int) -> Tensor:
     """fixed_labels [N, C] of images [N, 3, S, S] without augmentation, in fp32."""
-    logits = [teacher(common.normalize(part, colours)) for part in images.split(200)]
-    labels = fixed_labels(torch.cat(logits).float(), k)
+    labels = fixed_labels(synthesize.plain_logits(teacher, images, colours), k)
     if labels.isnan().any() or (labels == math.inf).any():
         raise UserError("the teacher's logits are not finite (in fp16)")
     return labels

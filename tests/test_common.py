@@ -275,7 +275,7 @@ def test_a_set_read_from_disk_is_the_set_in_memory(tmp_path, monkeypatch):
         assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(whole[1:], some, strict=True))
         assert split.stored_bytes == sum(path.stat().st_size for path in (root / "train").glob("*/*.png"))
     indices = torch.tensor([7, 0, 3])
-    assert torch.equal(resident.train.load(indices), streamed.train.load(indices))
+    assert torch.equal(resident.train[indices], streamed.train[indices])
     assert "decoded" not in vars(streamed.train)
     assert resident.train.original(0).shape == (3, 40, 40)
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -333,7 +334,7 @@ def test_sets_side_by_side(tmp_path):
         assert "tiny32-side-by-side" not in pictures.pictures_of(done, done, tmp_path)
         flat = torch.full((36, 3, 8, 8), 80 * number, dtype=torch.uint8)
         folder = tmp_path / "tiny-imagenet-200" / f"{images}-ipc10-{number:08x}"
-        synthesize.save_distilled(folder, flat, torch.arange(36) // 6)
+        synthesize.save_distilled(folder, flat, torch.arange(36) // 6, Counter())
         common.save(folder / "set.json", {"images": about["digest"]})
     pictures.pictures_of(done, done, tmp_path)["tiny32-side-by-side"](tmp_path / "picture.png")
     columns = np.array_split(np.array(Image.open(tmp_path / "picture.png").convert("L")), 3, axis=1)

@@ -190,12 +190,14 @@ def test_the_message_says_how_many_epochs_are_enough(fashion, prune, epochs, eno
 
 
 def test_epochs_whose_labels_memory_cannot_hold_are_refused(fashion, in_process, tmp_path, monkeypatch):
-    monkeypatch.setattr(common, "memory", lambda: 2**39)
+    monkeypatch.setattr(common, "memory", lambda device: 2**39)
     status, _, complaint = in_process(lpqld, "--epochs", 2**31, "--top-k", 3, "--out", tmp_path)
     assert (status, list(tmp_path.rglob("teacher*"))) == (2, [])  # before a teacher is trained
-    needed = "1,073,741,824 label batches of 20 take 800 GB, this machine has 512: fewer --epochs, or more pruning"
+    needed = (
+        "1,073,741,824 label batches of 20 take 800 GB, cpu has 512 for this process: fewer --epochs, or more pruning"
+    )
     assert complaint == f"error: {needed}\n"
-    monkeypatch.setattr(common, "memory", lambda: 2**40)
+    monkeypatch.setattr(common, "memory", lambda device: 2**40)
     lpqld.check_labels(lpqld.Labels(epochs=2**31, batch_size=20, top_k=3), 100, fashion)
 
 
