@@ -488,7 +488,7 @@ class Dataset(NamedTuple):
     image_size: int
     colours: tuple
     default_arch: str
-    default_width: int  # channels of a ConvNet
+    width: int  # channels of a ConvNet
     teacher_epochs: int
     train: Split
     test: Split
@@ -804,7 +804,7 @@ def read_teacher(path, arch, data: Dataset) -> tuple[nn.Module, float | None]:
     state = weights_of(kept)
     if not state:
         raise UserError(f"teacher {path} holds no state dict, neither as such nor under 'model' or 'state_dict'")
-    width = data.default_width
+    width = data.width
     with refused(f"teacher {path} is no {arch} for {data.image_size} px (--teacher-arch)"):
         if "layers.conv.0.weight" in state:
             width = len(state["layers.conv.0.weight"])
@@ -846,7 +846,7 @@ def own_teacher(data: Dataset, arch, epochs, seed) -> tuple[Path, str]:
     settings = {
         "stage": "teacher",
         "arch": arch,
-        "width": data.default_width,
+        "width": data.width,
         "epochs": epochs,
         "seed": seed,
         "recipe": TEACHER_RECIPE,
@@ -919,7 +919,7 @@ def train_teacher(data: Dataset, arch: str, epochs: int, seed: int, progress: Pa
     recipe = TEACHER_RECIPE
     train = data.train
     seed_torch(seed, TEACHER)
-    model = build_model(arch, data.num_classes, data.image_size, data.default_width).to(data.device)
+    model = build_model(arch, data.num_classes, data.image_size, data.width).to(data.device)
     more = {"momentum": recipe["momentum"], "weight_decay": recipe["weight_decay"], "nesterov": True}
     optimizer = torch.optim.SGD(model.parameters(), lr=0, **more, **fused(data.device))
     batch_size = min(recipe["batch_size"][len(train) >= 10_000], len(train))
@@ -1035,7 +1035,7 @@ def resumable(path: Path, epochs: int, title: str, log: dict, look=10, unit="epo
 def new_student(data: Dataset, arch: str, seed: int) -> nn.Module:
     """A network with fresh weights. They differ from its teacher's, which is seeded with another purpose."""
     seed_torch(seed, WEIGHTS)
-    return build_model(arch, data.num_classes, data.image_size, data.default_width).to(data.device)
+    return build_model(arch, data.num_classes, data.image_size, data.width).to(data.device)
 
 
 def student_epochs(student: nn.Module, optimizer, epochs: int, seed: int, log: dict, progress: Path):
@@ -1076,7 +1076,7 @@ def students_of(
         "data": data.describe(),
         "images": distilled.info["digest"],
         "ipc": distilled.info["ipc"],
-        "width": data.default_width,
+        "width": data.width,
         "precision": precision_on(data.device),
     }
     about = {"images": distilled.info, **about}
@@ -1141,7 +1141,7 @@ def print_result(result: dict, data: Dataset, teacher: Teacher | None, compare_w
 
 def student_line(data: Dataset, arch: str, lr: float) -> str:
     """The network with its width, rate, precision and threads, for the line that begins a training."""
-    width = f" of width {data.default_width}" if is_convnet(arch) else ""
+    width = f" of width {data.width}" if is_convnet(arch) else ""
     where = processor().split(", ")[-1] if data.device.type == "cpu" else str(data.device)
     return f"{arch}{width}, rate {lr:g}, {precision_on(data.device)}, {where}"
 
@@ -1208,11 +1208,11 @@ def meet_others(out: Path):
     if rank == 0:
         write_atomically(mark, lambda beside: beside.touch())
     wait()
-    seen = mark.exists()
-    wait()
+    seen = [False] * world
+    with_all_processes("all_gather_object", seen, mark.exists())
     if rank == 0:
         mark.unlink()
-    if not seen:
+    if not all(seen):
         raise UserError(f"--out {out} is not one folder that all {world} processes share")
 
 
@@ -1543,11 +1543,8 @@ path_of.__name__ = "path"  # argparse's message shows it
 def add_common_options(parser: Parser):
     """The options that every script has. A script's own come first in --help."""
     add = parser.add_argument_group("options that every script has").add_argument
-    add(
-        "--dataset",
-        default="fashion",
-        help=f"{', '.join(DATASETS)}, or a directory with train/ and val/ (default: fashion)",
-    )
+    names = ", ".join(DATASETS)
+    add("--dataset", default="fashion", help=f"{names}, or a directory with train/ and val/ (default: fashion)")
     add("--data-root", type=path_of, default=Path("data"), help="folder of the data sets (default: data)")
     add("--ipc", type=at_least(1), help="images per class (default: 10, or as many as --images holds)")
     add("--arch", help="student: conv3 ... conv6, resnet18_modified, or any torchvision classification model"
@@ -1558,20 +1555,11 @@ def add_common_options(parser: Parser):
     add("--teacher-epochs", type=at_least(1), help="epochs of its training (default: fashion and cifar 12, "
         "fashionmnist 20, tinyimagenet and a directory 60, imagenet 80 to 100)")  # fmt: skip
     add("--image-size", type=at_least(8), help="side of the images in pixels (default: the data set's)")
-    add(
-        "--colours",
-        choices=COLOURS,
-        help="colours to normalise with (default: the data set's, imagenet for a directory)",
-    )
+    add("--colours", choices=COLOURS, help="colours to normalise with (default: the data set's; a directory: imagenet)")
     add("--seed", type=at_least(0), default=0, help="seed of everything random (default: 0)")
     add("--device", help="cpu, cuda, cuda:1, mps or xpu (default: cuda if there is one, else cpu)")
     add("--precision", choices=("fp32", "bf16"), help="of training (default: bf16 on GPUs that have it, else fp32)")
-    add(
-        "--out",
-        type=path_of,
-        default=Path("runs"),
-        help="folder for everything that is kept and reused (default: runs)",
-    )
+    add("--out", type=path_of, default=Path("runs"), help="folder for all that is kept and reused (default: runs)")
 
 
 def start(args, *images) -> tuple[Dataset, str, str]:
@@ -1593,7 +1581,7 @@ def start(args, *images) -> tuple[Dataset, str, str]:
     wait()
     data = data or load_dataset(*options)
     arch = args.arch or data.default_arch
-    build_model(arch, data.num_classes, data.image_size, data.default_width)
+    build_model(arch, data.num_classes, data.image_size, data.width)
     return data, arch, args.teacher_arch or arch
 
 

@@ -443,12 +443,7 @@ def read_options(argv):
         "HLR; with --protocol rded: kl)")  # fmt: skip
     add("--protocol", choices=("gift", "rded"), help="how students are trained (default: gift)")
     add("--optimizers", nargs="+", choices=gift.OPTIMIZERS, help="default: adamw")
-    add(
-        "--repeats",
-        type=positive,
-        default=3,
-        help="students in each row, with seeds --seed, --seed + 1 ... (default: 3)",
-    )
+    add("--repeats", type=positive, default=3, help="students a row, with seeds --seed, --seed + 1 ... (default: 3)")
     add("--epochs", type=positive, help="epochs of the students (default: the protocol's)")
     add("--view-factor", type=positive, help="tiles per side of mosaics (default: what the sets say, else 1)")
     add("--labels", type=common.path_of, help="a label pool of lpqld.py for the one set, instead of a teacher")

@@ -154,9 +154,8 @@ def dsa(images: Tensor, draws: Tensor) -> Tensor:
     x = (x - image_mean) * contrast + image_mean
     grid = F.affine_grid(draws[:, 4:10].reshape(-1, 2, 3), list(x.shape), align_corners=False)
     x = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    offset = (
-        torch.arange(side, device=x.device) - draws[:, 10:, None]
-    )  # [B, 2, S]: rows and columns, counted from the hole
+    # [B, 2, S]: rows and columns, counted from the hole
+    offset = torch.arange(side, device=x.device) - draws[:, 10:, None]
     inside = (offset >= 0) & (offset < int(side / 2 + 0.5))
     x = x.masked_fill((inside[:, 0, :, None] & inside[:, 1, None, :])[:, None], 0.0)
     return x.contiguous(memory_format=torch.channels_last)
@@ -352,9 +351,7 @@ def add_options(parser, images="rded"):
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="default: adamw, the paper's")
     add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: 1e-3; for sgd 0.1)")
     add("--epochs", type=positive, help="epochs of the student (default: 1000; ImageNet-1K and fashion 300)")
-    add(
-        "--repeats", type=positive, default=1, help="number of students, with seeds --seed, --seed + 1 ... (default: 1)"
-    )
+    add("--repeats", type=positive, default=1, help="students, with seeds --seed, --seed + 1 ... (default: 1)")
     add("--view-factor", type=positive, help="tiles per side of mosaics, shown one by one (default: 2 for RDED's "
         "ImageNet-1K images and resnet18, else 1)")  # fmt: skip
 

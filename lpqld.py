@@ -474,11 +474,8 @@ def students(data: Dataset, distilled: Distilled, pool: LabelPool, training: Tra
     settings = {"stage": "lpqld", "labels": pool.info["digest"], "arch": arch, **asdict(made), **asdict(training)}
     parts = f"p{made.prune:g}-k{made.top_k}-{training.reuse}" + "-ca" * training.calibrate
     full = len(distilled.images) * made.epochs * data.num_classes * 2
-    sizes = {
-        "label_bytes": pool.info["bytes"],
-        "full_label_bytes": full,
-        "times_smaller": full / pool.info["bytes"],
-    }
+    size = pool.info["bytes"]
+    sizes = {"label_bytes": size, "full_label_bytes": full, "times_smaller": full / size}
     train = partial(train_student, data, pool, training, arch)
     name = f"lpqld-{distilled.name}-{arch}-{parts}"
     return common.students_of(data, distilled, name, settings, train, labels=pool.info, **sizes)
@@ -690,7 +687,7 @@ def ablation(
         "images": distilled.info["digest"],
         "teacher": teacher.info["digest"],
         "arch": arch,
-        "width": data.default_width,
+        "width": data.width,
         "labels": asdict(labels),
         "training": asdict(training),
         "seeds": list(seeds),
@@ -723,20 +720,12 @@ def read_options(argv):
         "tinyimagenet 64, else a fifth of the images, 10 to 128)")  # fmt: skip
     add("--epochs", type=positive, help="epochs of the student (default: 300; tinyimagenet 100)")
     add("--mix", choices=MIXES, help="how views are mixed (default: cutmix; imagenet-21k cutout, tinyimagenet none)")
-    add(
-        "--protocol",
-        choices=PROTOCOLS,
-        help="take the settings of this data set (default: --dataset, else imagenet-1k)",
-    )
+    add("--protocol", choices=PROTOCOLS, help="settings of this data set (default: --dataset, else imagenet-1k)")
     add("--reuse", choices=("step", "cosine", "none"), help="DKR: how the labels' temperature falls (default: step)")
     add("--no-calibration", action="store_true", help="switch off CA: the student's temperature is the labels'")
     add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: 1e-3; imagenet-21k 2e-3, "
         "tinyimagenet 0.2 with SGD)")  # fmt: skip
-    add(
-        "--repeats",
-        type=positive,
-        help="number of students, with seeds --seed, --seed + 1 ... (default: 1, ablation 3)",
-    )
+    add("--repeats", type=positive, help="students, with seeds --seed, --seed + 1 ... (default: 1; ablation 3)")
     add("--ablation", action="store_true", help="a table: full labels; P; P + Q; ... one after the other")
     common.add_common_options(parser)
     args = parser.parse_args(argv)
@@ -791,9 +780,8 @@ def main(argv=None) -> dict:
     per_epoch = f"{pool.per_epoch} x {made.batch_size} images"
     print(f"          DKR {training.reuse}, CA {ca}, {training.optimizer}, {training.epochs} epochs of {per_epoch}")
     result = common.train_students(students(data, distilled, pool, training, arch), seeds)
-    others = (
-        f"--prune 0 --top-k {data.num_classes} (full labels)" if teacher else "other images with --labels of their own"
-    )
+    full = f"--prune 0 --top-k {data.num_classes} (full labels)"
+    others = full if teacher else "other images with --labels of their own"
     others += ", --images random" * (args.images != "random")
     common.print_result(result, data, teacher, others)
     print(f"\n{'label storage':38}{result['label_bytes']:>12,} bytes")

@@ -567,13 +567,11 @@ def read_about(path: Path, data: Dataset) -> dict:
             names = about["class_names"]
             made_from = about["settings"]["data"]
         if names != data.class_names:
-            differing = [
-                label for label, pair in enumerate(zip(names, data.class_names, strict=False)) if len(set(pair)) > 1
-            ]
             where = f"it has {len(names)} classes, {data.name} has {data.num_classes}"
-            if differing:
-                label = differing[0]
-                where = f"class {label} was '{names[label]}', here '{data.class_names[label]}'"
+            for label, (theirs, ours) in enumerate(zip(names, data.class_names, strict=False)):
+                if theirs != ours:
+                    where = f"class {label} was '{theirs}', here '{ours}'"
+                    break
             raise UserError(f"--images {path} was made for other classes ({made_from['dataset']}): {where}")
         if made_from["fingerprint"] != data.describe()["fingerprint"]:
             print(f"hint:     {path} was made from other images of {data.name} than those here")
@@ -733,10 +731,9 @@ def check_request(method: str, data: Dataset, ipc: int, factor: int, teacher_arc
         raise UserError(f"--factor {factor} does not divide the side of {data.image_size} px")
     most = min(fewest, RDED_IMAGES) // factor**2
     if method == "rded" and ipc > most:
-        crops = (
-            f"RDED needs {factor**2} training images of a class for each of its images, the smallest class has {fewest}"
-        )
-        raise UserError(f"--ipc {ipc}: {crops}: at most --ipc {most}, or --images random")
+        needs = f"RDED takes {factor**2} training images of a class for each of its images"
+        ways_out = f"at most --ipc {most}, or --images random"
+        raise UserError(f"--ipc {ipc}: {needs}, the smallest class has {fewest}: {ways_out}")
     if method in RECOVERED and not batchnorms(common.build_model(teacher_arch, data.num_classes, data.image_size)):
         raise UserError(f"{method} needs a teacher with BatchNorm layers, {teacher_arch} has none")
 
@@ -762,9 +759,10 @@ def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, fac
             pieces[f"classes-{part[0]}-{part[-1]}"] = part.repeat_interleave(ipc), make
         return pieces
     setting = recovery_settings(method, data)
-    batches = (
-        sre2l_batches(data, teacher, ipc) if method == "sre2l" else lpld_batches(data, squeeze(data, teacher), ipc)
-    )
+    if method == "sre2l":
+        batches = sre2l_batches(data, teacher, ipc)
+    else:
+        batches = lpld_batches(data, squeeze(data, teacher), ipc)
     for ids, targets, statistics in batches:
         at_once = groups_at_once(teacher.model, targets.shape[1], data.image_size, data.device)
         for part in common.cut(len(ids), at_once, common.PIECES):
@@ -824,9 +822,8 @@ def given_or_made(given: Distilled | None, images: str, data: Dataset, teacher, 
         agrees = 100 * (logits.argmax(1) == given.labels).float().mean().item()
         print(f"images:   {images}: {len(given.images)} images; the teacher gives {agrees:.0f} % of them their label")
         if agrees <= 100 / data.num_classes:
-            print(
-                f"warning: perhaps the classes of {images} are numbered otherwise than the data set's", file=sys.stderr
-            )
+            words = f"warning: perhaps the classes of {images} are numbered otherwise than the data set's"
+            print(words, file=sys.stderr)
     return given
 
 

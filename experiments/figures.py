@@ -107,11 +107,12 @@ def run(figure: Figure, args):
     finally:  # stopped runs count too
         sys.argv = typed
         seconds = seconds_before + time.monotonic() - started
-        common.save(clock, {"command": figure.command, "seconds": seconds})
-    common.write_json(
-        result_file(figure, args), {**figure._asdict(), "minutes": round(seconds / 60, 1), "result": result}
-    )
-    clock.unlink()
+        if common.rank == 0:
+            common.save(clock, {"command": figure.command, "seconds": seconds})
+    if common.rank == 0:
+        kept = {**figure._asdict(), "minutes": round(seconds / 60, 1), "result": result}
+        common.write_json(result_file(figure, args), kept)
+        clock.unlink()
 
 
 def read_clock(clock: Path, figure: Figure) -> float:

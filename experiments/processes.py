@@ -32,8 +32,8 @@ def work(out: Path, scale: float) -> dict:
     common.meet_others(out)
     data = common.load_dataset("fashion", device, out=out)
     common.seed_torch(0)
-    model = common.build_model("conv3", 10, 32, data.default_width).eval().requires_grad_(False)
-    teacher = Teacher(model, {"arch": "conv3", "width": data.default_width, "accuracy": 0.0, "digest": "untrained"})
+    model = common.build_model("conv3", 10, 32, data.width).eval().requires_grad_(False)
+    teacher = Teacher(model, {"arch": "conv3", "width": data.width, "accuracy": 0.0, "digest": "untrained"})
     setting = synthesize.SRE2L["fashion"]
     setting.iterations = max(2, int(80 * scale))
     synthesize.RDED_IMAGES = max(20, int(300 * scale))

@@ -95,7 +95,7 @@ def test_cifar100_is_read_from_an_archive_in_its_real_format(tmp_path, monkeypat
 
     data = load("cifar100", data_root=tmp_path)
     assert data.class_names == names
-    assert (data.image_size, data.default_width) == (32, 128)
+    assert (data.image_size, data.width) == (32, 128)
     assert data.train.images.shape == (200, 3, 32, 32)
     assert data.test.labels.tolist() == list(range(100))
     red, green = pixels[207].reshape(3, 32, 32)[:2]  # stored channel by channel
