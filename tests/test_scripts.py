@@ -327,7 +327,7 @@ def test_a_log_has_whole_lines(in_process, small_teacher, tmp_path, monkeypatch)
     status, _, err = in_process(gift, *words, "--out", tmp_path)
     assert status == 0 and "\r" not in err
     lines = err.splitlines()
-    assert lines and all(line.startswith("student, seed 0: ") for line in lines)
+    assert lines and all(line.startswith(("reading images: ", "student, seed 0: ")) for line in lines)
     assert any("loss=" in line and "/2 [" in line for line in lines)
 
 
