@@ -229,13 +229,39 @@ for arch, by_ipc in {"conv3": {1: 19.6, 10: 48.1}, "resnet18_modified": {10: 42.
     for ipc, top1 in by_ipc.items():
         command = f"{BY_RDED} {CIFAR100} --colours imagenet --arch {arch} --ipc {ipc}"
         LARGE_LINES.append(Figure(f"cifar100-rded-{arch}-ipc{ipc}", command, top1, BEST))
+CIFAR100_CONV = f"{CIFAR100} --arch conv3"
 for ipc, top1 in {1: 21.8, 10: 47.0, 50: 55.3}.items():
-    command = f"gift.py {CIFAR100} --arch conv3 --images rded --ipc {ipc} --loss mse"
+    command = f"gift.py {CIFAR100_CONV} --images rded --ipc {ipc} --loss mse"
     LARGE_LINES.append(Figure(f"cifar100-cim-conv3-ipc{ipc}", command, top1, CIM_NOTE))
     if ipc < 50:
-        LARGE_LINES.append(
-            Figure(f"cifar100-gift-conv3-ipc{ipc}", f"gift.py {CIFAR100} --arch conv3 --images rded --ipc {ipc}")
-        )
+        command = f"gift.py {CIFAR100_CONV} --images rded --ipc {ipc}"
+        LARGE_LINES.append(Figure(f"cifar100-gift-conv3-ipc{ipc}", command))
+
+# ... CIFAR-100 with teachers that were trained for fewer and for more epochs; random images come with each line
+CIFAR100_LINES = []
+for ipc in (1, 10):
+    for epochs in (3, 6, 12, 30, 60, 200):
+        for protocol, loss in (("rded", "kl"), ("gift", "gift")):
+            command = f"evaluate.py --images rded --protocol {protocol} --losses {loss} {CIFAR100_CONV}"
+            options = f"--teacher-epochs {epochs} --ipc {ipc} --repeats 1"
+            CIFAR100_LINES.append(Figure(f"cifar100-epochs{epochs}-{protocol}-ipc{ipc}", f"{command} {options}"))
+
+# ... the eight losses at IPC 1
+for loss in gift.LOSSES:
+    command = f"evaluate.py --images rded {CIFAR100_CONV} --ipc 1 --losses {loss} --repeats 3"
+    CIFAR100_LINES.append(Figure(f"cifar100-loss-{loss}-ipc1", command))
+
+# ... distilled sets that their authors published, in data/sets: from YuntongJu/DC-Benchmark on GitHub, as data.pt
+SETS_NOTE = "published with hard labels and instance norm"
+CIFAR100_SETS = " ".join(f"data/sets/{name}-cifar100-ipc1.pt" for name in ("dc", "dsa", "dm", "mtt"))
+command = f"evaluate.py --images {CIFAR100_SETS} {CIFAR100_CONV} --losses gift kl ce --repeats 1"
+CIFAR100_LINES.append(Figure("cifar100-sets-ipc1", command, note=SETS_NOTE))
+
+# ... LPQLD, in ImageNet-1K's protocol
+for images in ("random", "rded", "lpld", "sre2l"):
+    command = f"lpqld.py {CIFAR100_CONV} --images {images} --protocol imagenet-1k --batch-size 50 --top-k 10"
+    CIFAR100_LINES.append(Figure(f"cifar100-ablation-{images}", f"{command} --ablation --repeats 1"))
+
 for ipc, top1 in {10: 42.0, 50: 56.5}.items():
     LARGE_LINES.append(Figure(f"imagenet-rded-ipc{ipc}", f"{BY_RDED} {IMAGENET} --ipc {ipc}", top1, BEST))
 LPQLD_PUBLISHED = {  # by IPC and k, at p = 0.9
@@ -274,5 +300,6 @@ LINES = (  # in the order in which they are worth running
     + FIXED_LINES
     + CROSS_LINES
     + BENCHMARKS
+    + CIFAR100_LINES
     + LARGE_LINES
 )
