@@ -238,9 +238,13 @@ for ipc, top1 in {1: 21.8, 10: 47.0, 50: 55.3}.items():
         LARGE_LINES.append(Figure(f"cifar100-gift-conv3-ipc{ipc}", command))
 
 # ... CIFAR-100 with teachers that were trained for fewer and for more epochs; random images come with each line
+CIFAR100_TEACHERS = (3, 6, 12, 30, 60, 200)
 CIFAR100_LINES = []
+for epochs in CIFAR100_TEACHERS:
+    command = f"-m experiments.teachers {CIFAR100_CONV} --teacher-epochs {epochs}"
+    CIFAR100_LINES.append(Figure(f"cifar100-facts-teacher{epochs}", command))
 for ipc in (1, 10):
-    for epochs in (3, 6, 12, 30, 60, 200):
+    for epochs in CIFAR100_TEACHERS:
         for protocol, loss in (("rded", "kl"), ("gift", "gift")):
             command = f"evaluate.py --images rded --protocol {protocol} --losses {loss} {CIFAR100_CONV}"
             options = f"--teacher-epochs {epochs} --ipc {ipc} --repeats 1"

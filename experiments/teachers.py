@@ -1,0 +1,102 @@
+"""What a teacher gives its students: accuracy and confidence on test images, training images and their views.
+
+    python -m experiments.teachers --dataset cifar100 --teacher-epochs 12
+
+Has it memorised the training images? Is it as sure as it is right? How far apart are its logits, which the students
+learn? The views are those of the two protocols: DSA is GIFT's, flip and CutMix are RDED's.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import common
+import gift
+import lpqld
+from common import Dataset, Teacher
+
+MOST = 10_000  # training images that are looked at
+BINS = 15  # of the confidence, as usual for the calibration error
+
+
+def calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """Expected calibration error: over bins of the confidence, the mean of |accuracy - mean confidence|; percent.
+
+    confidence [N] between 0 and 1; right, bool [N]. Each bin counts with its share of the images.
+    """
+    bins = (confidence * BINS).long().clamp(max=BINS - 1)
+    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, right.double() - confidence.double())
+    return 100 * gaps.abs().sum().item() / len(confidence)
+
+
+def facts(logits: Tensor, labels: Tensor) -> dict:
+    """top-1, mean confidence and calibration error in percent; the logits' standard deviation over the classes."""
+    confidence, answer = F.softmax(logits, dim=1).max(1)
+    right = answer == labels
+    return {
+        "top1": 100 * right.float().mean().item(),
+        "confidence": 100 * confidence.mean().item(),
+        "calibration_error": calibration_error(confidence, right),
+        "logit_spread": logits.std(1, correction=0).mean().item(),
+    }
+
+
+def views_of(data: Dataset, images: Tensor, kind: str, seed: int, step: int) -> Tensor:
+    """Normalised views of uint8 images: plain; enlarged (36 px -> 32 on CIFAR, as published teachers are tested);
+    dsa; cutmix (flip and CutMix, without a crop, as RDED at factor 1)."""
+    side = data.image_size
+    stream = (seed, common.VIEW, step)
+    if kind == "cutmix":
+        draws = lpqld.view_draws(len(images), side, "cutmix", True, *stream, scale=(1, 1))
+        return lpqld.label_view(images, draws[None].to(images.device), "cutmix", data.colours)
+    x = common.normalize(images, data.colours)
+    if kind == "enlarged":
+        larger = F.interpolate(x, size=(side * 9 // 8,) * 2, mode="bilinear", antialias=True)
+        x = common.pil_transforms.center_crop(larger, side).contiguous(memory_format=torch.channels_last)
+    if kind == "dsa":
+        x = gift.dsa(x, gift.dsa_draws(len(images), side, *stream).to(images.device))
+    return x
+
+
+@torch.no_grad()
+def row_of(data: Dataset, teacher: Teacher, split_name: str, kind: str, seed: int) -> dict:
+    """The facts on a split, or on MOST of it; of one view of each image."""
+    split = data.test if split_name == "test" else data.train
+    logits = []
+    labels = []
+    numbers = common.shuffled(len(split), seed, common.CHOICE)[:MOST]
+    for step, (images, own) in enumerate(split.batches(200, numbers)):
+        logits.append(teacher.model(views_of(data, images, kind, seed, step)).float().cpu())
+        labels.append(own.cpu())
+    return {"split": split_name, "view": kind, **facts(torch.cat(logits), torch.cat(labels))}
+
+
+SEEN = (("test", "plain"), ("test", "enlarged"), ("train", "plain"), ("train", "dsa"), ("train", "cutmix"))
+
+
+def main(argv=None) -> dict:
+    parser = common.Parser(__doc__)
+    common.add_common_options(parser)
+    args = parser.parse_args(argv)
+    data, _, arch = common.start(args)
+    teacher = common.load_teacher(data, arch, args.teacher, args.teacher_epochs, args.seed)
+    settings = {"stage": "teacher's facts", "teacher": teacher.info["digest"], "seed": args.seed}
+    file = common.stage_folder(data, f"facts-{arch}", settings) / "facts.json"
+
+    def look(_):
+        rows = [row_of(data, teacher, *seen, args.seed) for seen in SEEN]
+        return {"rows": rows, "teacher": teacher.info, "made_with": common.made_with(data.device)}
+
+    found = common.cached(file, look)
+    print(f"\n{'images':16}{'top-1, %':>10}{'confidence':>12}{'calibration error':>19}{'spread of logits':>18}")
+    for row in found["rows"]:
+        words = (
+            f"{row['top1']:10.1f}{row['confidence']:12.1f}{row['calibration_error']:19.1f}{row['logit_spread']:18.2f}"
+        )
+        print(f"{row['split'] + ', ' + row['view']:16}{words}")
+    print(f"result:   {file}")
+    return {**found, "file": str(file)}
+
+
+if __name__ == "__main__":
+    common.run_script(main)

@@ -1,0 +1,63 @@
+"""experiments/teachers.py: accuracy, confidence and calibration by hand, and the script."""
+
+import math
+
+import pytest
+import torch
+from pytest import approx
+
+import common
+from experiments import teachers
+
+
+def test_facts_by_hand():
+    """Two images of two classes: sure to 75 % and right, sure to 50 % and wrong (the first of equal ones counts)."""
+    logits = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
+    found = teachers.facts(logits, torch.tensor([0, 1]))
+    assert found["top1"] == approx(50)
+    assert found["confidence"] == approx((75 + 50) / 2)
+    assert found["calibration_error"] == approx((25 + 50) / 2)
+    assert found["logit_spread"] == approx(math.log(3) / 4)
+
+
+def test_calibration_error_is_of_bins():
+    """In one bin, over- and underconfidence cancel. A teacher that is as sure as it is right has no error."""
+    sure = torch.full((4,), 0.75)
+    assert teachers.calibration_error(sure, torch.tensor([True, True, True, False])) == approx(0)
+    assert teachers.calibration_error(torch.ones(2), torch.tensor([True, False])) == approx(50)
+
+
+def test_views(fashion):
+    images = fashion.test.images[:8]
+    plain = common.normalize(images, fashion.colours)
+    assert torch.equal(teachers.views_of(fashion, images, "plain", 0, 0), plain)
+    for kind in ("enlarged", "dsa", "cutmix"):
+        views = teachers.views_of(fashion, images, kind, 0, 0)
+        assert views.shape == plain.shape and not torch.equal(views, plain)
+        assert torch.equal(views, teachers.views_of(fashion, images, kind, 0, 0))
+    larger = torch.zeros_like(plain)
+    larger[:, :, 12:20, 12:20] = 1.0
+    black = (larger * 255).byte()
+    grown = teachers.views_of(fashion._replace(colours=common.COLOURS["none"]), black, "enlarged", 0, 0)
+    assert grown[0, 0, 16, 11] > 0.3  # the square is larger than it was
+
+
+def test_the_script(in_process, small_teacher, tmp_path):
+    words = ("--width", 8, "--device", "cpu", "--teacher", small_teacher[1].info["file"], "--out", tmp_path)
+    status, shown, _ = in_process(teachers, *words)
+    assert status == 0
+    again = in_process(teachers, *words)[1]
+    table = shown.split("\n\n")[1]
+    assert again.split("\n\n")[1] == table
+    rows = common.load(next(tmp_path.rglob("facts.json")))["rows"]
+    assert rows[0]["top1"] == approx(small_teacher[1].info["accuracy"])
+    assert [(row["split"], row["view"]) for row in rows] == list(teachers.SEEN)
+    assert len(table.splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    "options, words", [(("--teacher", "/nowhere.pt"), "there is no file"), (("--loss", "kl"), "help")]
+)
+def test_refusals(in_process, tmp_path, options, words):
+    status, _, complaint = in_process(teachers, *options, "--out", tmp_path)
+    assert status == 2 and words in complaint and complaint.count("\n") == 1
