@@ -27,7 +27,7 @@ import gift
 import lpqld
 import synthesize
 from common import UserError
-from experiments import benchmark, one_label, pictures, tables, teachers
+from experiments import benchmark, hald, one_label, pictures, small_teacher, tables, teachers
 from experiments.lines import LINES, Figure
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -39,6 +39,8 @@ SCRIPTS = {  # how a command begins
     "lpqld.py": lpqld,
     "evaluate.py": evaluate,
     "-m experiments.one_label": one_label,
+    "-m experiments.hald": hald,
+    "-m experiments.small_teacher": small_teacher,
     "-m experiments.teachers": teachers,
     "-m experiments.benchmark": benchmark,
 }
@@ -50,6 +52,8 @@ REHEARSAL = {  # options that --rehearse appends: the last of two equal ones cou
     "lpqld.py": f"{SMALL} --epochs 50 --repeats 1 --batch-size 10 --top-k 2",
     "evaluate.py": f"{SMALL} --epochs 2 --repeats 1",
     "-m experiments.one_label": f"{SMALL} --epochs 2 --repeats 1 --logits 2",
+    "-m experiments.hald": f"{SMALL} --soft-epochs 2 --hard-epochs 1 --labels-per-class 4 --repeats 1 --top-k 2",
+    "-m experiments.small_teacher": f"{SMALL} --epochs 2 --repeats 1",
     "-m experiments.teachers": SMALL,
     "-m experiments.benchmark": "--sizes tiny-test --seconds 0.01 "
     "--arch conv3 --width 2 --image-size 8 --groups 2 --iterations 1",

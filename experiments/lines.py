@@ -261,6 +261,24 @@ CIFAR100_SETS = " ".join(f"data/sets/{name}-cifar100-ipc1.pt" for name in ("dc",
 command = f"evaluate.py --images {CIFAR100_SETS} {CIFAR100_CONV} --losses gift kl ce --repeats 1"
 CIFAR100_LINES.append(Figure("cifar100-sets-ipc1", command, note=SETS_NOTE))
 
+# ... where should the bytes of the labels go? Every way to store labels, at IPC 1 and 10
+for ipc, batch in ((1, 20), (10, 50)):
+    for images in ("random", "rded"):
+        of_set = f"{CIFAR100_CONV} --images {images} --ipc {ipc}"
+        ways = {}
+        for p, k in ((0, 100), (0.9, 100), (0.9, 20), (0.9, 10), (0.9, 5), (0.98, 5)):
+            options = f"--protocol imagenet-1k --batch-size {batch} --prune {p} --top-k {k}"
+            ways[f"lpqld-p{p}-k{k}"] = f"lpqld.py {of_set} {options}"
+        ways["full"] = f"{ways['lpqld-p0-k100']} --reuse none --no-calibration"
+        for labels in (10, 20, 50, 100):
+            ways[f"hald-{labels}"] = f"-m experiments.hald {of_set} --labels-per-class {labels}"
+        for k in (1, 5, 10, 100):
+            ways[f"one-label-k{k}"] = f"-m experiments.one_label {of_set} --logits {k}"
+        for bits in (32, 16, 8, 4):
+            for loss in ("gift", "kl"):
+                ways[f"teacher-{bits}-{loss}"] = f"-m experiments.small_teacher {of_set} --bits {bits} --loss {loss}"
+        CIFAR100_LINES += [Figure(f"bytes-{images}-ipc{ipc}-{way}", command) for way, command in ways.items()]
+
 # ... LPQLD, in ImageNet-1K's protocol
 for images in ("random", "rded", "lpld", "sre2l"):
     command = f"lpqld.py {CIFAR100_CONV} --images {images} --protocol imagenet-1k --batch-size 50 --top-k 10"

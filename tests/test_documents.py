@@ -8,7 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "AUDIT.md", "experiments/README.md", "experiments/COST.md", "experiments/PROCESSES.md")
-MODULES = ("gift", "lpqld", "synthesize", "evaluate", "common", "experiments.one_label", "experiments.teachers")
+MODULES = ("gift", "lpqld", "synthesize", "evaluate", "common", "experiments.one_label", "experiments.hald",
+           "experiments.small_teacher", "experiments.teachers")  # fmt: skip
 MENTION = re.compile(rf"(?<![\w./-])({'|'.join(map(re.escape, MODULES))})((?:\.[A-Za-z_]\w*)+)")
 LONGEST = 400
 
