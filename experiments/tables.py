@@ -15,6 +15,7 @@ from pathlib import Path
 import common
 from common import UserError
 from experiments import storage
+from experiments.lines import CIFAR100_TEACHERS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -435,6 +436,56 @@ def cim_epochs() -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# CIFAR-100
+
+
+def cifar100_cells() -> str:
+    """Published cells and ours. Each with random images of the same number, trained in the same way."""
+    series = [  # protocol, IPC, published, re-run, re-run of random images, line
+        ("RDED's", 1, 19.6, "21.6 ± 0.4", "–", "cifar100-rded-conv3-ipc1"),
+        ("RDED's", 10, 48.1, "48.7 ± 0.3", "50.4 ± 0.4", "cifar100-rded-conv3-ipc10"),
+        ("GIFT's, MSE (CIM)", 1, 21.8, "–", "–", "cifar100-cim-conv3-ipc1"),
+        ("GIFT's, MSE (CIM)", 10, 47.0, "–", "–", "cifar100-cim-conv3-ipc10"),
+        ("GIFT's", 1, "–", "–", "–", "cifar100-gift-conv3-ipc1"),
+        ("GIFT's", 10, "–", "–", "–", "cifar100-gift-conv3-ipc10"),
+    ]
+    rows = []
+    for protocol, ipc, published, again, random_again, line in series:
+        found = result(line)
+        if found:
+            has_rows = "rows" in found
+            rded = score(line, images="rded") if has_rows else score(line)
+            random = cell(score(line, images="random")) if has_rows else "–"
+            teacher = f"{found['teacher']['accuracy']:.1f}"
+            numbers = [published, again, cell(rded), random_again, random, teacher, len(rded["values"])]
+            rows.append([protocol, ipc, *numbers, f"`{line}`", run_of(found)])
+    head = ["protocol", "IPC", "RDED: published", "re-run", "ours", "random: re-run", "ours", "our teacher", "students"]
+    return grid([*head, "line", "run"], rows)
+
+
+def cifar100_teachers() -> str:
+    """What a teacher knows, and what its students reach."""
+    rows = []
+    for epochs in CIFAR100_TEACHERS:
+        facts = result(f"cifar100-facts-teacher{epochs}")
+        if facts:
+            found = {(row["split"], row["view"]): row for row in facts["rows"]}
+            test, train = found["test", "plain"], found["train", "plain"]
+            own = [test["top1"], found["test", "enlarged"]["top1"], train["top1"], train["confidence"]]
+            row = [epochs, *(f"{value:.1f}" for value in own), f"{train['logit_spread']:.2f}"]
+            for ipc in (1, 10):
+                for protocol in ("rded", "gift"):
+                    line = f"cifar100-epochs{epochs}-{protocol}-ipc{ipc}"
+                    row += [cell(score(line, images="rded")), cell(score(line, images="random"))]
+            rows.append(row)
+    head = ["epochs", "test", "test, enlarged", "train", "confidence", "spread"]
+    for ipc in (1, 10):
+        for protocol in ("RDED's", "GIFT's"):
+            head += [f"IPC {ipc}, {protocol}: RDED", "random"]
+    return grid(head, rows, made_by("'cifar100-facts-*' 'cifar100-epochs*'"))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Real images, precision
 
 
@@ -556,6 +607,6 @@ TABLES = {
     function.__name__.replace("_", "-"): function
     for function in (beside_the_papers, losses, gift_and_kl, cross_optimizer, kl_rates, ablation, gains, five_sets,
                      bytes_200, bytes_fashion, storage_sizes, one_label_teachers, one_label_logits, one_label_cifar10,
-                     published_cells, cim_changes, cim_epochs, random_images, sets, precisions, benchmark, without_us,
-                     imagenet_size, processes, hours)
+                     published_cells, cim_changes, cim_epochs, cifar100_cells, cifar100_teachers, random_images, sets,
+                     precisions, benchmark, without_us, imagenet_size, processes, hours)
 }  # fmt: skip
