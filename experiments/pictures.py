@@ -16,6 +16,7 @@ import torchvision
 from PIL import Image
 
 import common
+from experiments.lines import CIFAR100_TEACHERS
 
 NAMES = {"random": "random", "rded": "RDED", "lpld": "LPLD", "sre2l": "SRe²L"}  # kinds of images
 ONE_LABEL = "random, one label per image"
@@ -197,6 +198,51 @@ def two_titles(axes, title: str, about: str):
     axes.text(0.5, 1.03, about, transform=axes.transAxes, ha="center", fontsize=11)
 
 
+# --- CIFAR-100: teachers that were trained for fewer and for more epochs
+
+PROTOCOLS = {"rded": ("RDED's protocol", "-"), "gift": ("GIFT's protocol", "--")}
+
+
+def students_by_teacher(done: dict[str, dict], ipc: int) -> dict[tuple, list]:
+    """{(protocol, kind of images): [(epochs of the teacher, top-1)]}; under "teacher" the teacher's own top-1."""
+    series = {}
+    for epochs in CIFAR100_TEACHERS:
+        for protocol in PROTOCOLS:
+            line = done.get(f"cifar100-epochs{epochs}-{protocol}-ipc{ipc}")
+            for row in line["result"]["rows"] if line else ():
+                series.setdefault((protocol, row["images"]), []).append((epochs, row["top1"]["mean"]))
+            if line:
+                own = line["result"]["teacher"]["accuracy"]
+                series.setdefault("teacher", {})[epochs] = own
+    return series | {"teacher": sorted(series["teacher"].items())} if series else {}
+
+
+def draw_teachers(done: dict[str, dict], path: Path):
+    """The teacher's own accuracy and its students', over the epochs of the teacher; a panel for each IPC."""
+    from matplotlib import ticker
+
+    panels = [ipc for ipc in (1, 10) if students_by_teacher(done, ipc)]
+    figure = new_figure(560 * len(panels), 440, layout="constrained")
+    for ipc, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        for key, points in students_by_teacher(done, ipc).items():
+            epochs, top1 = zip(*points, strict=True)
+            if key == "teacher":
+                axes.plot(epochs, top1, "k:", marker="*", label="the teacher")
+                axes.set_xscale("log")
+                axes.set_xticks(epochs, epochs)
+                axes.xaxis.set_minor_locator(ticker.NullLocator())
+                continue
+            name, style = PROTOCOLS[key[0]]
+            colour, marker = STYLES[NAMES[key[1]]]
+            axes.plot(epochs, top1, style, color=colour, marker=marker, label=f"{name}, {NAMES[key[1]]}")
+        axes.set(xlabel="epochs of the teacher", ylabel="top-1 on the test set, %: one student", ylim=(0, 70))
+        title = "Students by the epochs of their teacher"
+        two_titles(axes, title, f"CIFAR-100, {ipc} image{'s' * (ipc > 1)} per class, ConvNet-3")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=9)
+    save(figure, path)
+
+
 # --- accuracy over the bytes of the labels
 
 BYTES = {  # group of lines: title
@@ -323,6 +369,8 @@ def pictures_of(shown: dict[str, dict], done: dict[str, dict], out: Path) -> dic
         found["method"] = draw_method
     if FINDINGS & shown.keys() and done.keys() >= FINDINGS:
         found["findings"] = partial(draw_findings, done)
+    if students_by_teacher(shown, 1):
+        found["cifar100-teachers"] = partial(draw_teachers, done)
     for group in BYTES:
         if accuracy_over_bytes(shown, group):
             found[group.replace("budget", "accuracy-over-bytes")] = partial(draw_bytes, done, group)

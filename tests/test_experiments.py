@@ -626,3 +626,20 @@ def test_the_fastest_of_the_rounds_counts(in_process, monkeypatch):
     status, shown, err = in_process(processes, "--rounds", 2)
     assert status == 0, err
     assert shown.splitlines()[1].split() == ["labels", "4.0", "2.0", "2.00"]
+
+
+def test_students_by_the_epochs_of_their_teacher(tmp_path):
+    """Lines that have not been run leave out their points; the picture has a panel for each IPC that has some."""
+    done = {}
+    for epochs, protocol, ipc in ((3, "rded", 1), (12, "rded", 1), (12, "gift", 1)):
+        rows = [{"images": images, "top1": {"mean": epochs + shift}} for images, shift in (("random", 1), ("rded", 2))]
+        found = {"teacher": {"accuracy": 50.0 + epochs}, "rows": rows}
+        done[f"cifar100-epochs{epochs}-{protocol}-ipc{ipc}"] = {"result": found}
+    series = pictures.students_by_teacher(done, 1)
+    assert series[("rded", "rded")] == [(3, 5), (12, 14)]
+    assert series[("gift", "random")] == [(12, 13)]
+    assert series["teacher"] == [(3, 53.0), (12, 62.0)]
+    assert pictures.students_by_teacher(done, 10) == {}
+    pytest.importorskip("matplotlib", reason="the pictures need it (experiments/requirements.txt)")
+    pictures.pictures_of(done, done, tmp_path)["cifar100-teachers"](tmp_path / "picture.png")
+    assert Image.open(tmp_path / "picture.png").size == (560, 440)
