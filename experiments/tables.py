@@ -469,7 +469,7 @@ def cifar100_teachers() -> str:
     for epochs in CIFAR100_TEACHERS:
         facts = result(f"cifar100-facts-teacher{epochs}")
         if facts:
-            found = {(row["split"], row["view"]): row for row in facts["rows"]}
+            found = {(row["split"], row["view"]): row for row in facts["views"]}
             test, train = found["test", "plain"], found["train", "plain"]
             own = [test["top1"], found["test", "enlarged"]["top1"], train["top1"], train["confidence"]]
             row = [epochs, *(f"{value:.1f}" for value in own), f"{train['logit_spread']:.2f}"]

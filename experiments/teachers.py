@@ -85,11 +85,11 @@ def main(argv=None) -> dict:
 
     def look(_):
         rows = [row_of(data, teacher, *seen, args.seed) for seen in SEEN]
-        return {"rows": rows, "teacher": teacher.info, "made_with": common.made_with(data.device)}
+        return {"views": rows, "teacher": teacher.info, "made_with": common.made_with(data.device)}
 
     found = common.cached(file, look)
     print(f"\n{'images':16}{'top-1, %':>10}{'confidence':>12}{'calibration error':>19}{'spread of logits':>18}")
-    for row in found["rows"]:
+    for row in found["views"]:
         words = (
             f"{row['top1']:10.1f}{row['confidence']:12.1f}{row['calibration_error']:19.1f}{row['logit_spread']:18.2f}"
         )

@@ -49,7 +49,7 @@ def test_the_script(in_process, small_teacher, tmp_path):
     again = in_process(teachers, *words)[1]
     table = shown.split("\n\n")[1]
     assert again.split("\n\n")[1] == table
-    rows = common.load(next(tmp_path.rglob("facts.json")))["rows"]
+    rows = common.load(next(tmp_path.rglob("facts.json")))["views"]
     assert rows[0]["top1"] == approx(small_teacher[1].info["accuracy"])
     assert [(row["split"], row["view"]) for row in rows] == list(teachers.SEEN)
     assert len(table.splitlines()) == 7
