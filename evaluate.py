@@ -61,7 +61,7 @@ def image_bytes(path: Path) -> int:
     for file in (path, path / "data.pt"):
         if file.is_file():
             return os.path.getsize(file)
-    return sum(os.path.getsize(file) for file in path.glob("*/*") if common.is_image(file))
+    return sum(os.path.getsize(file) for file in path.glob("*/**/*") if common.is_image(file))
 
 
 def weight_bytes(teacher: Teacher) -> int:
@@ -485,7 +485,7 @@ def main(argv=None) -> dict:
     if args.protocol == "rded":
         view_factor = rded_factor(args.view_factor, sets, data)
     full = {}
-    if "ce" in args.losses and teacher:
+    if "ce" in args.losses and teacher and not pool:  # a pool may be called ce
         full = {name: full_data_top1(data, teacher, name, args.teacher_epochs, args.seed) for name in archs}
     pools = pools_of(sets, data, teacher, pool, args.seed) if pool else {}
 

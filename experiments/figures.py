@@ -107,7 +107,9 @@ def run(figure: Figure, args):
         print(f"\n{figure.name}: python {script} {shlex.join(options)}", flush=True)
         torch.cuda.empty_cache()  # a benchmark's own processes need what earlier lines have left
         sys.argv = [script, *options]  # where common.made_with finds the command that a result records
-        result = result_of(SCRIPTS[script].main(options))
+        found = SCRIPTS[script].main(options)
+        common.wait()  # for process 0, which writes the file that all read now
+        result = result_of(found)
     except UserError as error:
         raise UserError(f"{figure.name}: {error}; the lines after it have not been run") from None
     finally:  # stopped runs count too
@@ -154,9 +156,10 @@ def kept_result(figure: Figure, args) -> dict | None:
     file = result_file(figure, args)
     if not file.exists():
         return None
-    with common.refused(f"{file} is damaged: delete it, and the line is run again"):
+    with common.reading("result", file), common.refused(f"{file} is damaged: delete it, and the line is run again"):
         kept = json.loads(file.read_text())
-        table({figure.name: kept})  # it has all that a table shows
+        table({figure.name: kept})  # it has all that the tables show
+        over_sets({figure.name: kept})
         return kept
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import Killed, kill_at, only, shades, write_numbered
+from helpers import Killed, kill_at, only, picture, shades, write_numbered
 
 import common
 import evaluate
@@ -388,3 +388,9 @@ def test_a_killed_student_of_rdeds_protocol_ends_as_an_uninterrupted_one(fashion
     again = train("killed.pt")
     assert again["checks"] == whole["checks"]
     assert [epoch for epoch, _, _ in again["checks"]] == [12]
+
+
+def test_bytes_of_nested_pictures_count(tmp_path):
+    nested = picture(tmp_path / "set" / "0" / "deeper" / "1.png")
+    picture(tmp_path / "set" / "grid.png")
+    assert evaluate.image_bytes(tmp_path / "set") == nested.stat().st_size

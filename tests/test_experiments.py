@@ -1,6 +1,7 @@
 """The experiments: the lines of the figures, their table and pictures; the benchmark; the storage table."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -643,3 +644,16 @@ def test_students_by_the_epochs_of_their_teacher(tmp_path):
     pytest.importorskip("matplotlib", reason="the pictures need it (experiments/requirements.txt)")
     pictures.pictures_of(done, done, tmp_path)["cifar100-teachers"](tmp_path / "picture.png")
     assert Image.open(tmp_path / "picture.png").size == (560, 440)
+
+
+def test_a_result_that_is_no_file_or_lacks_something_is_one_line(in_process, tmp_path):
+    os.mkfifo(tmp_path / "cim-rded-whole-ipc1.json")
+    status, _, said = in_process(figures, "--table", "--only", "cim-rded-whole-ipc1", "--results", tmp_path)
+    assert (status, said.count("\n")) == (2, 1) and "is no file" in said
+    (tmp_path / "cim-rded-whole-ipc1.json").unlink()
+    name = "tiny32-ablation-random-set0"
+    made = {"device": "a CPU", "torch": "2", "date": "2026-01-01"}
+    kept = {"published": None, "minutes": 1, "command": "", "result": {"rows": {}, "made_with": made}}
+    (tmp_path / f"{name}.json").write_text(json.dumps(kept))
+    status, _, said = in_process(figures, "--table", "--only", name, "--results", tmp_path)
+    assert (status, said.count("\n")) == (2, 1) and f"{name}.json is damaged" in said
