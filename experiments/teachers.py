@@ -1,14 +1,18 @@
 """What a teacher gives its students: accuracy and confidence on test images, training images and their views.
 
     python -m experiments.teachers --dataset cifar100 --teacher-epochs 12
+    python -m experiments.teachers --dataset cifar100 --times 2          # of a copy whose logits are doubled
 
 Has it memorised the training images? Is it as sure as it is right? How far apart are its logits, which the students
 learn? The views are those of the two protocols: DSA is GIFT's, flip and CutMix are RDED's.
 """
 
+import copy
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 import common
 import gift
@@ -71,15 +75,38 @@ def row_of(data: Dataset, teacher: Teacher, split_name: str, kind: str, seed: in
     return {"split": split_name, "view": kind, **facts(torch.cat(logits), torch.cat(labels))}
 
 
+def multiplied(model: nn.Module, times: float) -> nn.Module:
+    """A copy of the network with logits `times` as large. It predicts the same, and is more or less sure of it."""
+    model = copy.deepcopy(model)
+    last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    for parameter in last.parameters():
+        parameter.mul_(times)
+    return model
+
+
+def keep_multiplied(data: Dataset, teacher: Teacher, times: float) -> Path:
+    """Write such a copy of the teacher. The file can be given to every script as --teacher."""
+    arch = teacher.info["arch"]
+    settings = {"stage": "multiplied teacher", "teacher": teacher.info["digest"], "times": times}
+    file = common.stage_folder(data, f"times{times:g}-teacher-{arch}", settings) / "teacher.pt"
+    common.cached(file, lambda _: {"model": multiplied(teacher.model, times).state_dict()})
+    return file
+
+
 SEEN = (("test", "plain"), ("test", "enlarged"), ("train", "plain"), ("train", "dsa"), ("train", "cutmix"))
 
 
 def main(argv=None) -> dict:
     parser = common.Parser(__doc__)
+    most = 1000
+    parser.add_argument("--times", type=common.at_least(1 / most, float, most), help="look at a copy of the teacher "
+        "whose logits are so many times as large, and keep it for --teacher")  # fmt: skip
     common.add_common_options(parser)
     args = parser.parse_args(argv)
     data, _, arch = common.start(args)
     teacher = common.load_teacher(data, arch, args.teacher, args.teacher_epochs, args.seed)
+    if args.times:
+        teacher = common.load_teacher(data, arch, keep_multiplied(data, teacher, args.times))
     settings = {"stage": "teacher's facts", "teacher": teacher.info["digest"], "seed": args.seed}
     file = common.stage_folder(data, f"facts-{arch}", settings) / "facts.json"
 

@@ -42,6 +42,24 @@ def test_views(fashion):
     assert grown[0, 0, 16, 11] > 0.3  # the square is larger than it was
 
 
+def test_a_multiplied_teacher_predicts_the_same(in_process, small_teacher, tmp_path):
+    """Its logits are so many times as large; it can be given as --teacher."""
+    model = small_teacher[1].model
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(teachers.multiplied(model, 2.0)(images), 2 * model(images), atol=1e-5)
+    words = ("--width", 8, "--device", "cpu", "--out", tmp_path)
+    own = ("--teacher", small_teacher[1].info["file"])
+    assert in_process(teachers, *words, *own)[0] == 0
+    assert in_process(teachers, *words, *own, "--times", 0.5)[0] == 0
+    (file,) = tmp_path.rglob("times0.5-*/teacher.pt")
+    assert in_process(teachers, *words, "--teacher", file)[0] == 0
+    once, half = sorted(
+        (common.load(f)["views"][0] for f in tmp_path.rglob("facts.json")), key=lambda r: -r["logit_spread"]
+    )
+    assert half["top1"] == once["top1"] and half["logit_spread"] == approx(once["logit_spread"] / 2)
+
+
 def test_the_script(in_process, small_teacher, tmp_path):
     words = ("--width", 8, "--device", "cpu", "--teacher", small_teacher[1].info["file"], "--out", tmp_path)
     status, shown, _ = in_process(teachers, *words)
