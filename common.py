@@ -327,7 +327,7 @@ def is_image(path) -> bool:
 
 
 def read_image(path) -> Image.Image:
-    """An image file of 8 bits a channel, as red, green and blue."""
+    """An image file of 8 bits a channel, as red, green and blue. As in torchvision, EXIF data turn TIFFs only."""
     with reading("image", path), Image.open(path) as image:
         if image.mode[0] in "IF":
             raise UserError(f"image {path} has 16 or 32 bits a pixel ({image.mode}): convert it to 8 bits a channel")
@@ -576,14 +576,25 @@ def find_folders(name, data_root) -> Path:
 
 
 class ClassFolders(torchvision.datasets.ImageFolder):
-    """torchvision's ImageFolder, without the folders that programs leave behind (.ipynb_checkpoints, __MACOSX)."""
+    """torchvision's ImageFolder. Left out are folders without images, and what programs leave behind (__MACOSX)."""
 
     def __init__(self, folder):
         super().__init__(folder, is_valid_file=is_image)
 
     def find_classes(self, folder):
         names = [name for name in super().find_classes(folder)[0] if not name.startswith((".", "__"))]
+        names = [name for name in names if has_images(Path(folder, name))]
         return names, {name: label for label, name in enumerate(names)}
+
+
+def has_images(folder: Path) -> bool:
+    """Whether there are images in a folder or below. OSError if the folder may not be read."""
+
+    def fail(error):
+        raise error
+
+    walk = os.walk(folder, onerror=fail, followlinks=True)
+    return any(is_image(name) for _, _, names in walk for name in names)
 
 
 def read_class_folders(folder: Path) -> tuple[list, list, list]:
@@ -1363,8 +1374,10 @@ def write_atomically(path: Path, write):
                     left.unlink()
         write(beside)
         os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError
+    except OSError as error:
         raise UserError(f"{path} cannot be written: {one_line(error)}") from None
+    except RuntimeError as error:  # torch's writer; it does not say why
+        raise UserError(f"{path} cannot be written: {one_line(error)}. Is the disk full?") from None
     finally:
         with suppress(FileNotFoundError, NotADirectoryError):
             beside.unlink()

@@ -659,7 +659,7 @@ def pixels_of(file: Path, images: Tensor, mean, std) -> Tensor:
 
 
 class NumberedFolders(common.ClassFolders):
-    """Class folders with the data set's class names or with numbers. Folders without images are left out."""
+    """Class folders with the data set's class names or with numbers."""
 
     def __init__(self, path: Path, class_names: list):
         self.class_names = class_names
@@ -667,7 +667,6 @@ class NumberedFolders(common.ClassFolders):
 
     def find_classes(self, path):
         names, _ = super().find_classes(path)
-        names = [name for name in names if any(map(common.is_image, Path(path, name).rglob("*")))]
         if all(name in self.class_names for name in names):
             return names, {name: self.class_names.index(name) for name in names}
         return names, numbers_of_folders(path, names)

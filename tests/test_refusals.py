@@ -216,6 +216,7 @@ def bad_data_sets(root):
             (same / "val").symlink_to("train")
     Image.new("RGB", (10**7, 1)).save(image_folder(root / "wide") / "test" / "dog" / "3.png")
     image_folder(root / "validated", splits=("train", "validation"))
+    (root / "validated" / "train" / "logs").mkdir()
     raw = root / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for split, count in (("train", 6), ("t10k", 4)):
@@ -725,6 +726,23 @@ def test_a_folder_that_is_read_only(in_process, tmp_path):
     assert status == 2 and "cannot be written" in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize("option", ["--images", "--dataset"])
+def test_a_class_folder_that_may_not_be_read(in_process, tmp_path, monkeypatch, option):
+    """It is no class without images. (Root may read everything: here the system's answer is made up.)"""
+    place = write_numbered(tmp_path / "set") if option == "--images" else image_folder(tmp_path / "set")
+    closed = str(next(place.glob("**/dog" if option == "--dataset" else "00003")))
+    scandir = os.scandir
+
+    def refuse(path="."):
+        if str(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    status, _, err = in_process(gift, option, place, "--device", "cpu", "--out", tmp_path / "runs")
+    assert status == 2 and "Permission denied" in err and err.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_a_disk_that_is_full(in_process, bad, tmp_path):
     """Here: files may have 4 kB, and labels.pt has more. When there is room again, the same command goes on."""
@@ -736,7 +754,7 @@ def test_a_disk_that_is_full(in_process, bad, tmp_path):
         status, _, err = in_process(lpqld, *words, "--out", tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert status == 2 and "cannot be written" in err.splitlines()[-1] and "Traceback" not in err
+    assert status == 2 and "cannot be written" in err.splitlines()[-1] and "Is the disk full?" in err
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name.startswith(".")]
     status, _, err = in_process(lpqld, *words, "--out", tmp_path)
     assert status == 0, err
@@ -755,7 +773,7 @@ TAKEN = {
     "data.pt: the data set's name in another spelling": (GIFT + "{b}/data-spelt.pt", ""),
     "data.pt: class folders beside it": (GIFT + "{b}/both", "not the folders beside it"),
     "class folders spelt in many ways, files that are no images": (GIFT + "{b}/many-spellings", "2 files"),
-    "test images in validation/": ("synthesize --method random --ipc 1 --dataset {b}/validated", "picture:"),
+    "test images in validation/, an empty logs/ beside the classes": ("synthesize --method random --ipc 1 --dataset {b}/validated", "picture:"),
     "a bar in a set's name": ("evaluate --teacher {t} --epochs 1 --repeats 1 --losses ce --images {b}/a|b", "table:"),
     "a pool that is called ce": ("evaluate --images {b}/images --labels {b}/ce --epochs 1 --repeats 1", "table:"),
 }  # fmt: skip
