@@ -1,4 +1,4 @@
-"""Label storage at the paper's settings, by formula, without training or writing anything.
+"""Label storage at the paper's settings, and every way to store labels, by formula: nothing is trained or written.
 
     python -m experiments.storage
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import common
 import lpqld
+from experiments import one_label, small_teacher
 
 
 class Setting(NamedTuple):
@@ -63,6 +64,52 @@ def sizes_of(setting: Setting) -> dict:
     }
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Every way to store labels
+
+DATA_SETS = {  # classes, teacher, side in pixels, images of a label batch
+    "CIFAR-100": (100, "conv3", 32, 50),
+    "ImageNet-1K": (1000, "resnet18", 224, 128),
+}
+IPCS = (1, 10, 50, 200)
+
+
+def bytes_of_ways(data_set: str, ipc: int) -> dict[str, int]:
+    """Bytes of the labels of a distilled set, for each way to store them. A teacher's do not depend on ipc."""
+    classes, arch, side, batch_size = DATA_SETS[data_set]
+    count = ipc * classes
+    batch_size = min(batch_size, count)
+    found = {"labels of every epoch": count * EPOCHS * classes * 2}
+    in_pool = batch_size * lpqld.pool_size(count, batch_size, EPOCHS, 0.9)
+    for name, k in (
+        ("P, p = 0.9", classes),
+        ("P + Q, k = C / 10", classes // 10),
+        ("P + Q, k = C / 100", classes // 100),
+    ):
+        found[name] = label_bytes(in_pool, k, classes)
+    for name, k in (("one label an image", classes), ("one label an image, k = C / 10", classes // 10)):
+        found[name] = one_label.fixed_label_bytes(count, classes, k)
+    model = common.build_model(arch, classes, side)
+    for bits in small_teacher.BITS:
+        found[f"the teacher, {bits} bits a weight"] = small_teacher.store(model, bits)[1]
+    return found
+
+
+def table_of_ways() -> tuple[list[str], list[list[str]]]:
+    """Heading and rows, in MB (10^6 bytes)."""
+    columns = {(data_set, ipc): bytes_of_ways(data_set, ipc) for data_set in DATA_SETS for ipc in IPCS}
+    head = ["MB", *(f"{data_set}, IPC {ipc}" for data_set, ipc in columns)]
+    rows = []
+    for way in next(iter(columns.values())):
+        sizes = [found[way] / 1e6 for found in columns.values()]
+        rows.append([way, *(f"{size:,.0f}" if size >= 100 else f"{size:.3g}" for size in sizes)])
+    return head, rows
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The script
+
+
 def line_of(setting: Setting, sizes: dict) -> str:
     name = f"{setting.data_set}, IPC {setting.ipc}, p {setting.prune}, MR-{setting.top_k}"
     full = sizes["full"]
@@ -89,6 +136,10 @@ def main(argv=None) -> dict:
         print(line_of(setting, sizes))
         rows.append({**setting._asdict(), "epochs": EPOCHS, "bytes": sizes})
     print(EXPLANATION)
+    head, ways = table_of_ways()
+    print(f"\nEvery way to store labels for {EPOCHS} epochs, MB (10^6 bytes)\n")
+    for first, *sizes in [[head[0], *(name.replace(", ", " ") for name in head[1:])], *ways]:
+        print(f"{first:33}" + "".join(f"{size:>20}" for size in sizes))
     return {"rows": rows}
 
 

@@ -296,6 +296,10 @@ def storage_sizes() -> str:
     return grid(head, rows, "`python -m experiments.storage` · by formula: nothing is run")
 
 
+def storage_ways() -> str:
+    return grid(*storage.table_of_ways(), "`python -m experiments.storage` · by formula: nothing is run")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # One label for each plain image
 
@@ -606,7 +610,7 @@ def hours() -> str:
 TABLES = {
     function.__name__.replace("_", "-"): function
     for function in (beside_the_papers, losses, gift_and_kl, cross_optimizer, kl_rates, ablation, gains, five_sets,
-                     bytes_200, bytes_fashion, storage_sizes, one_label_teachers, one_label_logits, one_label_cifar10,
-                     published_cells, cim_changes, cim_epochs, cifar100_cells, cifar100_teachers, random_images, sets,
-                     precisions, benchmark, without_us, imagenet_size, processes, hours)
+                     bytes_200, bytes_fashion, storage_sizes, storage_ways, one_label_teachers, one_label_logits,
+                     one_label_cifar10, published_cells, cim_changes, cim_epochs, cifar100_cells, cifar100_teachers,
+                     random_images, sets, precisions, benchmark, without_us, imagenet_size, processes, hours)
 }  # fmt: skip

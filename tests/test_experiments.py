@@ -591,6 +591,20 @@ def test_storage_at_the_papers_settings(in_process):
     assert "ImageNet-21K, IPC 20, p 0.975, MR-400 1220.43 (1286.00) 2.70 476x 2.336 523x 2.190 557x" in lines
 
 
+def test_every_way_to_store_labels_by_hand():
+    """CIFAR-100, IPC 10: 1,000 images, 300 epochs of 20 batches of 50, 7 bits a class; a ConvNet-3 of width 128."""
+    found = storage.bytes_of_ways("CIFAR-100", 10)
+    labels = 1000 * 300
+    assert found["labels of every epoch"] == labels * 100 * 2
+    assert found["P, p = 0.9"] == labels // 10 * 100 * 2
+    assert found["P + Q, k = C / 10"] == labels // 10 * 10 * 2 + 7 * labels // 10 * 10 // 8
+    assert found["one label an image, k = C / 10"] == 1000 * 10 * 2 + 1000 * 10 * 7 // 8
+    convs = 128 * 3 * 9 + 2 * 128 * 128 * 9 + 3 * 128
+    weights = convs + 3 * 4 * 128 + 100 * 128 * 16 + 100
+    assert found["the teacher, 32 bits a weight"] == 4 * weights
+    assert found["the teacher, 16 bits a weight"] == 2 * weights
+
+
 def test_storage_comes_near_what_is_published():
     """The released files hold boxes besides: 16-bit classes are less than published, by no more than two thirds."""
     for setting in storage.SETTINGS:

@@ -773,7 +773,7 @@ TAKEN = {
     "data.pt: the data set's name in another spelling": (GIFT + "{b}/data-spelt.pt", ""),
     "data.pt: class folders beside it": (GIFT + "{b}/both", "not the folders beside it"),
     "class folders spelt in many ways, files that are no images": (GIFT + "{b}/many-spellings", "2 files"),
-    "test images in validation/, an empty logs/ beside the classes": ("synthesize --method random --ipc 1 --dataset {b}/validated", "picture:"),
+    "validation/ and an empty folder": ("synthesize --method random --ipc 1 --dataset {b}/validated", "picture:"),
     "a bar in a set's name": ("evaluate --teacher {t} --epochs 1 --repeats 1 --losses ce --images {b}/a|b", "table:"),
     "a pool that is called ce": ("evaluate --images {b}/images --labels {b}/ce --epochs 1 --repeats 1", "table:"),
 }  # fmt: skip
