@@ -1,14 +1,14 @@
 """What the scripts share: augmentation seeds, views, networks, data sets, teachers, training, kept files, options.
 
-A helper stands here when two scripts need it and no paper is about it. What a paper is about stands in its own script.
-Seeds, views and ConvNet come first. They need only torch and numpy, so you can copy them into another project.
+This file holds what two or more scripts need. The methods of the papers are in the scripts. Here seeds, views and
+ConvNet come first. They need only torch and numpy, so you can copy them into another project.
 
 A run keeps every result in a file. If you stop it, the next run reads the files that are there and makes only the rest:
 
     folder = stage_folder(data, "teacher-conv3", settings)        # its name ends in a hash of the settings
     content = cached(folder / "teacher.pt", make)                 # read the file; if it is missing, make it first
     make_all({path: make, ...})                                   # make the missing files; several processes share them
-    for epoch in resumable(progress, epochs, title, log, ...):    # a training that a killed run takes up again
+    for epoch in resumable(progress, epochs, title, log, ...):    # a loop: after a kill it goes on from its last save
 
 `make` is a function that returns the content of the file, a dict. Its one argument is a path for `resumable`, which
 writes there how far the training has come. Two things to know: the hash is of the settings and not of the code, so take
@@ -1496,10 +1496,7 @@ def run_script(main):
         sys.exit(2)
     except KeyboardInterrupt:
         if rank == 0:
-            print(
-                "stopped. Type the same command again: it goes on from what it kept, at most a minute ago",
-                file=sys.stderr,
-            )
+            print("stopped. Type the same command again: it goes on from the last save", file=sys.stderr)
         sys.exit(130)
     finally:
         if distributed.is_available() and distributed.is_initialized():

@@ -13,7 +13,7 @@ Each row trains students on one set: by gift.py's protocol, by RDED's own, or wi
                  RDED's protocol mixes images by CutMix but not their hard labels, so there HLR says little;
   images, labels bytes of the set's files; bytes of its pool, or of the teacher's weights if labels are made online.
 evaluate.md and evaluate.json, which are written too, show three more columns:
-  share          both, as a share of the bytes of the original training set;
+  share          bytes of images and labels together, divided by those of the original training set;
   similarity     of the images of a class: mean cosine of the teacher's features over pairs. LPLD lowers it;
   s              seconds to train one student.
 IOR and HLR are defined as in DD-Ranking (arXiv 2505.13300). A picture of each set is written as well.
@@ -457,7 +457,7 @@ def read_options(argv):
     if args.protocol == "rded" and set(args.optimizers or []) - set(RDED_DECAY):
         raise UserError(f"--optimizers: RDED's protocol has {', '.join(RDED_DECAY)}")
     if args.ipc and not set(args.images) & set(synthesize.METHODS):
-        raise UserError("--ipc is for sets that are made here; these have the number of images that they have")
+        raise UserError("--ipc is only for sets that are made here; a given set keeps its own number of images")
     if args.archs and not args.arch:
         args.arch = args.archs[0]
     default = ["kl"] if args.protocol == "rded" else ["gift", "ce"]

@@ -78,8 +78,8 @@ def soft_targets(values: Tensor, classes: Tensor, num_classes: int, temperature:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# DKR: dynamic knowledge reuse. Each epoch softens the kept logits with another temperature: the few labels that are
-# kept are used again and again, and another temperature makes another label of the same logits
+# DKR: dynamic knowledge reuse. The few kept labels are used in many epochs. The temperature of their softmax falls over
+# the epochs, so the same logits give other labels
 
 
 INITIAL = 20.0  # T_0, from the released scripts
@@ -228,7 +228,7 @@ def check_labels(labels: Labels, count: int, data: Dataset):
     if k > data.num_classes:
         raise UserError(f"--top-k {k}: {data.name} has {data.num_classes} classes")
     if not 2 <= size <= count:
-        raise UserError(f"--batch-size {size}: from 2 (BatchNorm) to the {count} images there are")
+        raise UserError(f"--batch-size {size}: must be from 2 (for BatchNorm) to {count} (the number of images)")
     per_epoch = count // size
     in_pool = pool_size(count, size, labels.epochs, labels.prune)
     if in_pool < per_epoch:
@@ -453,8 +453,8 @@ def train_student(data: Dataset, pool: LabelPool, training: Training, arch: str,
         # LPLD's loss on Tiny-ImageNet has the factor T^2. With CA we take tau^2. (Released: T(e)^2, on a loss that is
         # NaN.)
         factor = tau**2 if training.squared else 1.0
-        # ImageNet-21K's "label smoothing" mixes a constant into the logits. That adds a constant, which softmax
-        # ignores, and multiplies them by 1 - smoothing, which acts as a temperature.
+        # ImageNet-21K's "label smoothing" multiplies the logits by 1 - smoothing and adds a constant. The softmax
+        # ignores the constant. The factor acts as a temperature.
         softened = temperature / (1 - training.smoothing)
         # Q: the softmax is over the k kept logits
         for images, targets in pool.batches(numbers, softened):
@@ -554,7 +554,8 @@ def label_piece(views: Views, teacher: nn.Module, numbers: list[int], num_classe
         index = common.send(torch.tensor(part), views.images.device)
         logits = teacher(views.of(index))
         if teacher.training or logits.shape[1:] != (num_classes,):
-            raise UserError(f"a teacher in eval mode, with {num_classes} classes, makes labels: not {logits.shape[1:]}")
+            found = f"it has {list(logits.shape[1:])}, training={teacher.training}"
+            raise UserError(f"the teacher must be in eval mode and have {num_classes} outputs; {found}")
         if k == num_classes:
             values.append(logits.half())
         else:
@@ -590,7 +591,7 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
     ours = pool_settings(made, data, distilled, teacher_digest, settings["seed"])
     for name, value in ours.items():
         if settings[name] != value:
-            raise UserError(f"label pool {path} is not for these: {name}: {settings[name]}, here {value}")
+            raise UserError(f"label pool {path} does not fit: {name} is {settings[name]} in the pool, {value} here")
     values = kept["values"].to(data.device)
     classes = None
     if made.top_k < data.num_classes:
@@ -639,7 +640,7 @@ def unpack_classes(planes: Tensor, shape, num_classes: int) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 # The ablation
 
-ALL_LOGITS = 2**31  # as many as there are classes
+ALL_LOGITS = 2**31  # ablation() reduces it to the number of classes
 ABLATION = {  # name of the row: (changes to the labels, changes to the training)
     "full labels": ({"prune": 0.0, "top_k": ALL_LOGITS}, {"reuse": "none", "calibrate": False}),
     "P": ({"top_k": ALL_LOGITS}, {"reuse": "none", "calibrate": False}),

@@ -348,7 +348,7 @@ def groups_at_once(teacher: nn.Module, n: int, side: int, device) -> int:
     return max(1, memory // (n * bytes_per_image(teacher, side, device)))
 
 
-def sre2l_batches(data: Dataset, teacher: Teacher, ipc: int) -> list[tuple]:
+def sre2l_groups(data: Dataset, teacher: Teacher, ipc: int) -> list[tuple]:
     """SRe2L's groups: one image of each of up to 100 classes, and the teacher's running statistics.
 
     A list of (ids, targets, statistics), each for the groups of one block of classes.
@@ -431,8 +431,8 @@ def squeeze(data: Dataset, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
     return [[x.to(data.device) for x in layer] for layer in layers]
 
 
-def lpld_batches(data: Dataset, statistics, ipc: int) -> list[tuple]:
-    """LPLD's groups: all images of a class, and that class's statistics. As sre2l_batches returns them.
+def lpld_groups(data: Dataset, statistics, ipc: int) -> list[tuple]:
+    """LPLD's groups: all images of a class, and that class's statistics. As sre2l_groups returns them.
 
     This, and r_bn on Tiny-ImageNet, is the only difference from SRe2L.
     """
@@ -550,7 +550,9 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
     images = split.images if split.resident else split
     digest = common.from_first(lambda: digest_of(images, split.labels))
     if about.get("images", digest) != digest:
-        raise UserError(f"--images {path} is not as it was made: an image is changed, missing or too many; delete it")
+        raise UserError(
+            f"--images {path} is not as it was made (an image was changed, removed or added): delete the set"
+        )
     count = torch.bincount(split.labels).max().item()
     name = f"{settings['method']}-ipc{settings['ipc']}" if settings else os.path.basename(os.path.realpath(path))
     info = {"name": name, "folder": str(path), "ipc": count, "count": len(images), "settings": settings}
@@ -758,11 +760,8 @@ def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, fac
             pieces[f"classes-{part[0]}-{part[-1]}"] = part.repeat_interleave(ipc), make
         return pieces
     setting = recovery_settings(method, data)
-    if method == "sre2l":
-        batches = sre2l_batches(data, teacher, ipc)
-    else:
-        batches = lpld_batches(data, squeeze(data, teacher), ipc)
-    for ids, targets, statistics in batches:
+    groups = sre2l_groups(data, teacher, ipc) if method == "sre2l" else lpld_groups(data, squeeze(data, teacher), ipc)
+    for ids, targets, statistics in groups:
         at_once = groups_at_once(teacher.model, targets.shape[1], data.image_size, data.device)
         for part in common.cut(len(ids), at_once, common.PIECES):
             own = [[x[part.to(x.device)] if x.dim() == 2 else x for x in layer] for layer in statistics]

@@ -4,8 +4,9 @@
     python -m experiments.hald --labels-per-class 20         # a smaller pool
     python -m experiments.hald --order hard-soft
 
-Few stored soft labels know few crops of an image, and the student drifts towards these. Hard labels cost nothing and
-hold for every crop. So the student learns from the pool, then from hard labels on new views, then from the pool again.
+A small pool has soft labels for few crops of each image. The student drifts towards these crops. Hard labels need no
+storage, and every crop has one. So the student learns from the pool, then from hard labels on new views, then from the
+pool again.
 "Released code" is Jiacheng8/HALD at ffbca04, validate/train_fkd.py. The pool is lpqld.py's, without P, DKR and CA.
 """
 
@@ -50,7 +51,7 @@ def phases(order: str, soft_epochs: int, hard_epochs: int) -> list[str]:
 def smoothed_mixed_labels(labels: Tensor, partners: Tensor, share: Tensor, num_classes: int, smoothing=SMOOTHING):
     """Hard labels of CutMix views, [..., C]: share * smooth(label) + (1 - share) * smooth(partner's label).
 
-    labels, partners: int64 [...], the classes of both images. share [...]: of the view, which shows the first image.
+    labels, partners: int64 [...], the classes of both images. share [...]: the part of the view with the first image.
     smooth puts 1 - smoothing + smoothing / C on the class and smoothing / C on the others (timm's Mixup, torch's
     label_smoothing; GIFT's smooth_labels is another one).
     """

@@ -5,8 +5,8 @@
     python -m experiments.one_label --teacher-epochs 2       # labels of a teacher that has learned less
 
 GIFT's teacher labels every augmented view anew. Here the teacher labels each image once, without augmentation, and the
-student sees augmented views of the image with that one label. The label and its loss (soft cross-entropy) are the
-paper's; views and training are GIFT's, in gift.py.
+student sees augmented views of the image with that one label. With all logits, the label and its loss
+(soft cross-entropy) are the paper's. Views and training are GIFT's, in gift.py.
 
 This file is also the example of how to write a method of your own on these scripts: the formula, the students and their
 settings, the options. Put into the settings every number that changes the result: students are found again by them.

@@ -141,7 +141,7 @@ def ablation_over_sets(done: dict[str, dict]) -> dict[str, list]:
 
 
 def draw_findings(done: dict[str, dict], path: Path):
-    """Left: eight losses, three optimizers. Right: LPQLD step by step, with the bytes of the labels."""
+    """Left: eight losses, AdamW and SGD at two rates. Right: LPQLD step by step, with the bytes of the labels."""
     figure = new_figure(1100, 420, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     draw_losses(left, losses_by_optimizer(done))
@@ -161,7 +161,7 @@ def draw_losses(axes, losses: dict[str, dict]):
     axes.get_yticklabels()[gift].set(weight="bold", color=ORANGE)
     axes.set(xlim=(0, 90), ylim=(len(losses) - 0.5, -0.5))
     axes.set_xlabel("top-1 on the test set, %: mean ± std of 3 students", fontsize=11)
-    two_titles(axes, "Eight losses, three optimizers", "fashion, RDED's images, 10 per class")
+    two_titles(axes, "Eight losses, AdamW and SGD", "fashion, RDED's images, 10 per class")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="upper left", fontsize=10.5)
 

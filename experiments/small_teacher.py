@@ -1,4 +1,4 @@
-"""The teacher as its own labels: store its weights in few bits, instead of soft labels.
+"""Store the teacher's weights in few bits, instead of soft labels.
 
     python -m experiments.small_teacher                      # 8 bits a weight
     python -m experiments.small_teacher --bits 4 --loss kl

@@ -3,8 +3,8 @@
     python -m experiments.teachers --dataset cifar100 --teacher-epochs 12
     python -m experiments.teachers --dataset cifar100 --times 2          # of a copy whose logits are doubled
 
-Has it memorised the training images? Is it as sure as it is right? How far apart are its logits, which the students
-learn? The views are those of the two protocols: DSA is GIFT's, flip and CutMix are RDED's.
+Training beside test accuracy shows what the teacher has memorised. Confidence beside accuracy shows its calibration.
+The spread of the logits is their standard deviation. Views: DSA as in GIFT's protocol, flip and CutMix as in RDED's.
 """
 
 import copy
@@ -64,7 +64,7 @@ def views_of(data: Dataset, images: Tensor, kind: str, seed: int, step: int) -> 
 
 @torch.no_grad()
 def row_of(data: Dataset, teacher: Teacher, split_name: str, kind: str, seed: int) -> dict:
-    """The facts on a split, or on MOST of it; of one view of each image."""
+    """facts() for one view of each image of a split, or of MOST random images of a larger split."""
     split = data.test if split_name == "test" else data.train
     logits = []
     labels = []

@@ -558,7 +558,7 @@ def test_what_a_pool_is_not_for_is_named(tmp_path):
     def refused(match, data=data, distilled=distilled, teacher=teacher):
         with pytest.raises(UserError, match=match) as refusal:
             lpqld.load_pool(tmp_path / "labels.pt", data, distilled, teacher)
-        assert "labels.pt is not for these" in str(refusal.value)
+        assert "labels.pt does not fit: " in str(refusal.value)
 
     assert lpqld.load_pool(tmp_path / "labels.pt", data, distilled).values.shape == (20, 25, 4)  # no teacher is needed
     refused("not for these: data set: made-up, here other", data=data._replace(name="other"))

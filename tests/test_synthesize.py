@@ -205,7 +205,7 @@ def test_classes_recovered_together_are_those_recovered_alone(arch, fashion, tmp
     widths = [layer.num_features for layer in synthesize.batchnorms(model)]
     statistics = [(torch.randn(3, width), 2 * torch.rand(3, width)) for width in widths]
     setting = Recovery(lr=0.1, r_bn=0.05, iterations=3, roll=(-2, 2), crop=True)
-    ((ids, targets, given),) = synthesize.lpld_batches(data, statistics, 3)
+    ((ids, targets, given),) = synthesize.lpld_groups(data, statistics, 3)
     labels = targets.flatten()
     assert (ids, given) == ([0, 1, 2], statistics)
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
@@ -631,7 +631,9 @@ def test_a_set_that_is_not_as_it_was_made_is_refused(tmp_path, harm):
     data, _, _ = made_up(4, 3, 8, tmp_path)
     folder = Path(synthesize.distil("random", data, None, ipc=2).info["folder"])
     harm(folder / "00003" / "00001.png")
-    with pytest.raises(UserError, match="is not as it was made: an image is changed, missing or too many; delete it"):
+    with pytest.raises(
+        UserError, match=r"is not as it was made \(an image was changed, removed or added\): delete the set"
+    ):
         synthesize.load_distilled(folder, data)
 
 
