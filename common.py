@@ -1330,6 +1330,8 @@ def save(path: Path, content: dict):
 def load(path: Path) -> dict:
     """Read a file that save() wrote. UserError if it is damaged or of another stage, FileNotFoundError if missing."""
     try:
+        if not path.is_file():  # a pipe would wait for ever
+            raise ValueError("no file")
         content = json.loads(path.read_text()) if path.suffix == ".json" else load_tensors(path, "kept file")
         place = content.pop("kept as")
     except Exception as error:  # damaged bytes make the readers fail in many ways

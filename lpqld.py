@@ -240,7 +240,7 @@ def check_labels(labels: Labels, count: int, data: Dataset):
     memory = common.memory(data.device)
     if needed > memory:
         gigabytes = f"{needed / 2**30:,.0f} GB, {data.device} has {memory / 2**30:,.0f} for this process"
-        raise UserError(f"{in_pool:,} label batches of {size} take {gigabytes}: fewer --epochs, or more pruning")
+        raise UserError(f"{in_pool:,} label batches of {size} take {gigabytes}: keep fewer labels, or fewer logits")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ is not run again. A line that was stopped goes on where it was (a benchmark begi
 
 import fnmatch
 import glob
-import json
 import os
 import shlex
 import sys
@@ -156,8 +155,8 @@ def kept_result(figure: Figure, args) -> dict | None:
     file = result_file(figure, args)
     if not file.exists():
         return None
-    with common.reading("result", file), common.refused(f"{file} is damaged: delete it, and the line is run again"):
-        kept = json.loads(file.read_text())
+    kept = tables.read_result(file)
+    with common.refused(f"{file} is damaged: delete it, and the line is run again"):
         table({figure.name: kept})  # it has all that the tables show
         over_sets({figure.name: kept})
         return kept
@@ -246,7 +245,7 @@ def print_lines(lines: list[Figure], args):
 def main(argv=None) -> dict:
     args = read_options(argv)
     if args.write:
-        changed = [os.path.relpath(file) for file in tables.DOCUMENTS if tables.write(file)]
+        changed = [os.path.relpath(file) for file in tables.write(tables.DOCUMENTS)]
         print(f"written: {', '.join(changed)}" if changed else "the tables are as the results say: nothing to write")
         return {}
     lines = [line for line in LINES if any(fnmatch.fnmatch(line.name, pattern) for pattern in args.only)]

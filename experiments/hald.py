@@ -175,6 +175,9 @@ def main(argv=None) -> dict:
     add("--repeats", type=positive, default=1, help="students, with seeds --seed, --seed + 1 ... (default: 1)")
     common.add_common_options(parser)
     args = parser.parse_args(argv)
+    for kind, epochs in (("soft", args.soft_epochs), ("hard", args.hard_epochs)):
+        if args.order.split("-").count(kind) > epochs:
+            raise UserError(f"--{kind}-epochs {epochs}: {args.order} has two phases of them")
 
     data, arch, teacher_arch = common.start(args, args.images)
     distilled = synthesize.find_images(args.images, data, args.ipc, teacher_arch)  # None: they are made below
@@ -191,9 +194,8 @@ def main(argv=None) -> dict:
     pool = lpqld.label_pool(data, teacher, distilled, labels, args.seed)
     epochs = {"soft_epochs": args.soft_epochs, "hard_epochs": args.hard_epochs}
     training = training_for(ipc, order=args.order, lr=args.lr, **epochs)
-    print(
-        f"labels:   {labels.epochs} for each image, {k} of {data.num_classes} logits each: {pool.info['bytes']:,} bytes"
-    )
+    stored = f"{pool.values[..., 0].numel():,} in batches of {size}"  # the last, smaller batch of a pass is dropped
+    print(f"labels:   {stored}, {k} of {data.num_classes} logits each: {pool.info['bytes']:,} bytes")
     print(f"student:  {common.student_line(data, arch, training.lr)}")
     print(f"          {args.order}, {args.soft_epochs} epochs of soft and {args.hard_epochs} of hard labels")
     seeds = range(args.seed, args.seed + args.repeats)

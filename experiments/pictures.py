@@ -383,7 +383,9 @@ def pictures_of(shown: dict[str, dict], done: dict[str, dict], out: Path) -> dic
 
 def draw_all(shown: dict[str, dict], done: dict[str, dict], results: Path, out: Path):
     """Draw the pictures that the lines shown belong to, with all lines that are done; yields the files."""
-    todo = pictures_of(shown, done, out)
+    shape = f"a result in {results} has another shape"
+    with common.refused(f"the pictures cannot be drawn: {shape}"):
+        todo = pictures_of(shown, done, out)
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -392,5 +394,6 @@ def draw_all(shown: dict[str, dict], done: dict[str, dict], results: Path, out: 
         return
     for name, draw in todo.items():
         path = results / f"{name}.png"
-        draw(path)
+        with common.refused(f"{path} cannot be drawn: {shape}"):
+            draw(path)
         yield path

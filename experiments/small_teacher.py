@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import common
 import gift
-from common import Dataset, Teacher
+from common import Dataset, Teacher, UserError
 
 BITS = (32, 16, 8, 4)
 
@@ -54,6 +54,8 @@ def store(model: nn.Module, bits: int) -> tuple[nn.Module, int]:
 def small_teacher(data: Dataset, teacher: Teacher, bits: int) -> tuple[Teacher, int]:
     """The teacher as it is after storing, with its own accuracy; and its bytes."""
     model, size = store(teacher.model, bits)
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
+        raise UserError(f"--bits {bits}: a weight of the teacher is too large for it")
     top1, _ = common.accuracy(model, data.test, data.colours)
     info = {**teacher.info, "bits": bits, "accuracy": top1, "digest": common.digest(model.state_dict())}
     return Teacher(model, info), size
@@ -62,7 +64,8 @@ def small_teacher(data: Dataset, teacher: Teacher, bits: int) -> tuple[Teacher, 
 def main(argv=None) -> dict:
     parser = common.Parser(__doc__)
     gift.add_options(parser)
-    parser.add_argument("--loss", choices=gift.LOSSES, default="gift", help="default: gift")
+    losses = [loss for loss in gift.LOSSES if loss != "ce"]  # ce needs no teacher
+    parser.add_argument("--loss", choices=losses, default="gift", help="default: gift")
     parser.add_argument("--bits", type=int, choices=BITS, default=8, help="of a weight (default: 8)")
     common.add_common_options(parser)
     args = parser.parse_args(argv)

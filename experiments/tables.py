@@ -23,13 +23,13 @@ DOCUMENTS = [ROOT / name for name in ("README.md", *(f"experiments/{n}.md" for n
 MARKS = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.S)
 
 
-def write(file: Path) -> bool:
-    """Write every table of a document between its marks. Returns whether the document has changed."""
-    old = file.read_text()
-    new = filled(old)
-    if new != old:
-        common.write_atomically(file, lambda beside: beside.write_text(new))
-    return new != old
+def write(files: list[Path]) -> list[Path]:
+    """Write every table of these documents between its marks. Returns the documents that have changed."""
+    texts = {file: filled(file.read_text()) for file in files}  # all of them first: an error writes none
+    changed = [file for file in files if texts[file] != file.read_text()]
+    for file in changed:
+        common.write_atomically(file, lambda beside, text=texts[file]: beside.write_text(text))
+    return changed
 
 
 def filled(text: str) -> str:
@@ -53,10 +53,16 @@ def filled(text: str) -> str:
 def kept(name: str):
     """The content of results/<name>.json, or None if it has not been run."""
     file = RESULTS / f"{name}.json"
-    if not file.exists():
-        return None
-    with common.refused(f"{file} is damaged: restore it"):
-        return json.loads(file.read_text())
+    return read_result(file) if file.exists() else None
+
+
+def read_result(file: Path):
+    """The content of a raw result. UserError if it is damaged, or the result of another line."""
+    with common.reading("result", file), common.refused(f"{file} is damaged: restore it"):
+        content = json.loads(file.read_text())
+    if isinstance(content, dict) and content.get("name", file.stem) != file.stem:
+        raise UserError(f"{file} is the result of {content['name']}: restore it")
+    return content
 
 
 def result(name: str):

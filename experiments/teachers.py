@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import common
 import gift
 import lpqld
-from common import Dataset, Teacher
+from common import Dataset, Teacher, UserError
 
 MOST = 10_000  # training images that are looked at
 BINS = 15  # of the confidence, as usual for the calibration error
@@ -78,18 +78,20 @@ def row_of(data: Dataset, teacher: Teacher, split_name: str, kind: str, seed: in
 def multiplied(model: nn.Module, times: float) -> nn.Module:
     """A copy of the network with logits `times` as large. It predicts the same, and is more or less sure of it."""
     model = copy.deepcopy(model)
-    last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
-    for parameter in last.parameters():
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    if not linear:
+        raise UserError("--times is for a network that ends in a linear layer")
+    for parameter in linear[-1].parameters():
         parameter.mul_(times)
     return model
 
 
 def keep_multiplied(data: Dataset, teacher: Teacher, times: float) -> Path:
     """Write such a copy of the teacher. The file can be given to every script as --teacher."""
-    arch = teacher.info["arch"]
+    state = multiplied(teacher.model, times).state_dict()
     settings = {"stage": "multiplied teacher", "teacher": teacher.info["digest"], "times": times}
-    file = common.stage_folder(data, f"times{times:g}-teacher-{arch}", settings) / "teacher.pt"
-    common.cached(file, lambda _: {"model": multiplied(teacher.model, times).state_dict()})
+    file = common.stage_folder(data, f"times{times:g}-teacher-{teacher.info['arch']}", settings) / "teacher.pt"
+    common.cached(file, lambda _: {"model": state})
     return file
 
 

@@ -390,9 +390,13 @@ def test_write_changes_what_is_between_the_marks(in_process, tmp_path, monkeypat
     assert new.startswith("before\n<!-- table losses -->\n|  | `gift` | `cosine` |")
     assert new.endswith("<!-- end -->\nafter\n")
     assert "old" not in new
-    file.write_text(text.replace("losses", "nothing"))
+    file.write_text(text)
+    bad = tmp_path / "bad.md"
+    bad.write_text(text.replace("losses", "nothing"))
+    monkeypatch.setattr(tables, "DOCUMENTS", [file, bad])
     status, _, err = in_process(figures, "--write")
     assert status == 2 and "no table has the name nothing" in err and err.count("\n") == 1
+    assert file.read_text() == text, "all documents are written, or none"
 
 
 def test_tables_of_other_results(tmp_path, monkeypatch):
@@ -415,6 +419,10 @@ def test_tables_of_other_results(tmp_path, monkeypatch):
     (tmp_path / "cross-kl-adamw.json").write_text("{")
     tables.kept.cache_clear()
     with pytest.raises(common.UserError, match=r"cross-kl-adamw\.json is damaged"):
+        tables.losses()
+    (tmp_path / "cross-kl-adamw.json").write_text(json.dumps({"name": "cross-gift-adamw", "result": result}))
+    tables.kept.cache_clear()
+    with pytest.raises(common.UserError, match=r"cross-kl-adamw\.json is the result of cross-gift-adamw"):
         tables.losses()
     tables.kept.cache_clear()
 

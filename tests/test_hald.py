@@ -82,7 +82,7 @@ def test_the_script_and_how_it_resumes(in_process, small_teacher, tmp_path, monk
     monkeypatch.setattr(common, "KEEP_EVERY", 0)
     status, shown, complaint = in_process(hald, *words, "--out", tmp_path / "whole")
     assert status == 0, complaint
-    assert "2 for each image, 10 of 10 logits each" in shown
+    assert "32 in batches of 16, 10 of 10 logits each" in shown
 
     class Killed(BaseException):
         pass
@@ -112,6 +112,7 @@ def test_the_script_and_how_it_resumes(in_process, small_teacher, tmp_path, monk
         ("--labels-per-class 3", "--labels-per-class 3: 2 images of a class take a multiple of 2"),
         ("--labels-per-class 4 --top-k 11", "--top-k 11: fashion has 10 classes"),
         ("--order hard", "invalid choice: 'hard'"),
+        ("--soft-epochs 1", "--soft-epochs 1: soft-hard-soft has two phases of them"),
     ],
 )
 def test_refusals(in_process, tmp_path, options, complaint):

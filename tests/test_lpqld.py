@@ -193,10 +193,8 @@ def test_epochs_whose_labels_memory_cannot_hold_are_refused(fashion, in_process,
     monkeypatch.setattr(common, "memory", lambda device: 2**39)
     status, _, complaint = in_process(lpqld, "--epochs", 2**31, "--top-k", 3, "--out", tmp_path)
     assert (status, list(tmp_path.rglob("teacher*"))) == (2, [])  # before a teacher is trained
-    needed = (
-        "1,073,741,824 label batches of 20 take 800 GB, cpu has 512 for this process: fewer --epochs, or more pruning"
-    )
-    assert complaint == f"error: {needed}\n"
+    needed = "1,073,741,824 label batches of 20 take 800 GB, cpu has 512 for this process"
+    assert complaint == f"error: {needed}: keep fewer labels, or fewer logits\n"
     monkeypatch.setattr(common, "memory", lambda device: 2**40)
     lpqld.check_labels(lpqld.Labels(epochs=2**31, batch_size=20, top_k=3), 100, fashion)
 
@@ -561,12 +559,12 @@ def test_what_a_pool_is_not_for_is_named(tmp_path):
         assert "labels.pt does not fit: " in str(refusal.value)
 
     assert lpqld.load_pool(tmp_path / "labels.pt", data, distilled).values.shape == (20, 25, 4)  # no teacher is needed
-    refused("not for these: data set: made-up, here other", data=data._replace(name="other"))
+    refused("data set is made-up in the pool, other here", data=data._replace(name="other"))
     refused("normalisation", data=data._replace(colours=common.COLOURS["imagenet"]))
     refused("hash of their names", data=data._replace(class_names=data.class_names[::-1]))
-    refused("side of the images: 8, here 16", data=data._replace(image_size=16))
+    refused("side of the images is 8 in the pool, 16 here", data=data._replace(image_size=16))
     refused("images .hash.", distilled=distilled._replace(info={**distilled.info, "digest": "0"}))
-    refused("number of images: 100, here 50", distilled=distilled._replace(images=distilled.images[:50]))
+    refused("number of images is 100 in the pool, 50 here", distilled=distilled._replace(images=distilled.images[:50]))
     refused("teacher .hash.", teacher=teacher._replace(info={"digest": "0"}))
 
 
@@ -613,7 +611,7 @@ def test_pools_that_are_not_whole_are_refused(tmp_path):
     "changed, complaint",
     [
         ({"format": "lpqld label pool 1"}, "has the older format 'lpqld label pool 1', which is not read any more"),
-        ({"crop": [0.5, 1.0]}, r"not for these: crop: \[0.5, 1.0\], here \[0.08, 1.0\]"),
+        ({"crop": [0.5, 1.0]}, r"crop is \[0.5, 1.0\] in the pool, \[0.08, 1.0\] here"),
     ],
 )
 def test_a_pool_of_another_version_is_refused(tmp_path, changed, complaint):

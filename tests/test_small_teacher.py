@@ -1,5 +1,8 @@
 """experiments/small_teacher.py: rounding and bytes by hand, and the script."""
 
+import copy
+
+import pytest
 import torch
 from pytest import approx
 
@@ -50,6 +53,14 @@ def test_the_script(in_process, small_teacher, tmp_path):
     assert f"{by_bits[8]['label_bytes']:,} bytes" in found[8].splitlines()[-1]
 
 
-def test_refusal(in_process, tmp_path):
-    status, _, said = in_process(script, "--bits", 3, "--out", tmp_path)
-    assert status == 2 and said.startswith("error: ") and said.count("\n") == 1
+@pytest.mark.parametrize("options, words", [("--bits 3", "invalid choice: 3"), ("--loss ce", "invalid choice: 'ce'")])
+def test_refusals(in_process, tmp_path, options, words):
+    status, _, said = in_process(script, *options.split(), "--out", tmp_path)
+    assert status == 2 and said.startswith("error: ") and words in said and said.count("\n") == 1
+
+
+def test_weights_that_are_too_large_for_the_bits_are_refused(fashion, small_teacher):
+    model = copy.deepcopy(small_teacher[1].model)
+    model.layers["norm"][0].running_var[0] = 1e6  # fp16 ends at 65,504
+    with pytest.raises(common.UserError, match="--bits 8: a weight of the teacher is too large for it"):
+        script.small_teacher(fashion, common.Teacher(model, {}), 8)

@@ -60,6 +60,11 @@ def test_a_multiplied_teacher_predicts_the_same(in_process, small_teacher, tmp_p
     assert half["top1"] == once["top1"] and half["logit_spread"] == approx(once["logit_spread"] / 2)
 
 
+def test_a_network_without_a_linear_layer_cannot_be_multiplied():
+    with pytest.raises(common.UserError, match="--times is for a network that ends in a linear layer"):
+        teachers.multiplied(torch.nn.Conv2d(3, 10, 1), 2.0)
+
+
 def test_the_script(in_process, small_teacher, tmp_path):
     words = ("--width", 8, "--device", "cpu", "--teacher", small_teacher[1].info["file"], "--out", tmp_path)
     status, shown, _ = in_process(teachers, *words)
