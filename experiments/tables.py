@@ -15,7 +15,7 @@ from pathlib import Path
 import common
 from common import UserError
 from experiments import storage
-from experiments.lines import CIFAR100_TEACHERS
+from experiments.lines import CIFAR100_TEACHERS, way_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -288,6 +288,19 @@ def bytes_fashion() -> str:
     kinds = ("random", "lpld", "sre2l")
     pairs = ((0, 10), (0.9, 10), (0.9, 3), (0.95, 3), (0.95, 2), (0.98, 2))
     return over_bytes(pools("fashion-budget", kinds, pairs), kinds, "'fashion-budget-*'")
+
+
+def bytes_cifar100() -> str:
+    """Every way to store labels, at IPC 1 and 10, as far as it has been run; the most bytes first."""
+    rows = {}
+    for file in RESULTS.glob("bytes-*.json"):
+        ipc, images, *way = way_of(file.stem)
+        rows.setdefault((ipc, -result(file.stem)["label_bytes"], *way), {})[images] = cell(score(file.stem))
+    lines = []
+    for (ipc, size, *way), scores in sorted(rows.items()):
+        lines.append([ipc, *way, f"{-size:,}", *(scores.get(images, "–") for images in ("random", "rded"))])
+    under = made_by("'bytes-*'") if lines else "Not run."
+    return grid(["IPC", "labels", "setting", "bytes", "random", "RDED"], lines, under)
 
 
 def storage_sizes() -> str:
@@ -635,7 +648,7 @@ def hours() -> str:
 TABLES = {
     function.__name__.replace("_", "-"): function
     for function in (beside_the_papers, losses, gift_and_kl, cross_optimizer, kl_rates, ablation, gains, five_sets,
-                     bytes_200, bytes_fashion, storage_sizes, storage_ways, one_label_teachers, one_label_logits,
-                     one_label_cifar10, published_cells, cim_changes, cim_epochs, cifar_cells, cifar100_teachers,
-                     random_images, sets, precisions, benchmark, without_us, imagenet_size, processes, hours)
+                     bytes_200, bytes_fashion, bytes_cifar100, storage_sizes, storage_ways, one_label_teachers,
+                     one_label_logits, one_label_cifar10, published_cells, cim_changes, cim_epochs, cifar_cells,
+                     cifar100_teachers, random_images, sets, precisions, benchmark, without_us, imagenet_size, processes, hours)
 }  # fmt: skip

@@ -337,6 +337,20 @@ def test_mean_over_sets():
     assert "| a: similarity within a class | – | 1 |" in figures.over_sets(one_image)
 
 
+def test_every_way_to_store_labels_has_a_place_in_the_picture(tmp_path):
+    pytest.importorskip("matplotlib", reason="the pictures need it (experiments/requirements.txt)")
+    lines = [name for name in LINES if name.startswith("bytes-")]
+    done = {name: budget_result(100 + number, 30.0) for number, name in enumerate(lines)}
+    panels = pictures.ways_to_store(done)
+    assert sum(len(points) for ways in panels.values() for points in ways.values()) == len(lines)
+    assert list(panels) == [(1, "random"), (1, "rded"), (10, "random"), (10, "rded")]
+    ways = panels[10, "random"]
+    assert ways.keys() == pictures.WAY_STYLES.keys() | {pictures.EVERY_EPOCH}
+    assert [setting for *_, setting in ways["the teacher, KL"]] == ["32 bits", "16 bits", "8 bits", "4 bits"]
+    pictures.draw_ways(done, tmp_path / "picture.png")
+    assert Image.open(tmp_path / "picture.png").size == (4 * 620, 520)
+
+
 @pytest.mark.slow
 def test_sets_side_by_side(tmp_path):
     """Drawn when the images of all three sets are there: their set.json has the digest of the result."""
