@@ -650,6 +650,6 @@ TABLES = {
     for function in (beside_the_papers, losses, gift_and_kl, cross_optimizer, kl_rates, ablation, gains, five_sets,
                      bytes_200, bytes_fashion, bytes_cifar100, storage_sizes, storage_ways, one_label_teachers,
                      one_label_logits, one_label_cifar10, published_cells, cim_changes, cim_epochs, cifar_cells,
-                     cifar100_teachers, random_images, sets, precisions, benchmark, without_us, imagenet_size, processes,
-                     hours)
+                     cifar100_teachers, random_images, sets, precisions, benchmark, without_us, imagenet_size,
+                     processes, hours)
 }  # fmt: skip
