@@ -527,6 +527,18 @@ def cifar100_teachers() -> str:
     return grid(head, rows, made_by("'cifar100-facts-*' 'cifar100-epochs*'"))
 
 
+def cifar100_scale() -> str:
+    """Is it the size of the teacher's logits? The same teacher, its logits multiplied."""
+    rows = []
+    for times in (0.5, 1, 2):
+        facts = "cifar100-facts-teacher12" if times == 1 else f"cifar100-facts-times{times}"
+        line = "cifar100-epochs12-rded-ipc1" if times == 1 else f"cifar100-times{times}-rded-ipc1"
+        train = next(row for row in result(facts)["views"] if (row["split"], row["view"]) == ("train", "plain"))
+        own = [f"{train[key]:.1f}" for key in ("logit_spread", "confidence", "calibration_error")]
+        rows.append([f"× {times}", *own, cell(score(line, images="random")), f"`{line}`", run_of(result(line))])
+    return grid(["logits", "spread", "confidence", "calibration error", "random images", "line", "run"], rows)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Real images, precision
 
@@ -650,6 +662,6 @@ TABLES = {
     for function in (beside_the_papers, losses, gift_and_kl, cross_optimizer, kl_rates, ablation, gains, five_sets,
                      bytes_200, bytes_fashion, bytes_cifar100, storage_sizes, storage_ways, one_label_teachers,
                      one_label_logits, one_label_cifar10, published_cells, cim_changes, cim_epochs, cifar_cells,
-                     cifar100_teachers, random_images, sets, precisions, benchmark, without_us, imagenet_size,
-                     processes, hours)
+                     cifar100_teachers, cifar100_scale, random_images, sets, precisions, benchmark, without_us,
+                     imagenet_size, processes, hours)
 }  # fmt: skip
