@@ -648,6 +648,7 @@ ABLATION = {  # name of the row: (changes to the labels, changes to the training
     "P + Q + DKR": ({}, {"calibrate": False}),
     "P + Q + DKR + CA": ({}, {}),
     "P + DKR + CA": ({"top_k": ALL_LOGITS}, {}),
+    "full + DKR + CA": ({"prune": 0.0, "top_k": ALL_LOGITS}, {}),  # ours: how much do DKR and CA gain alone?
 }
 
 
@@ -661,7 +662,7 @@ def ablation(
     seeds,
     seed: int,
 ) -> dict:
-    """Switch on P, Q, DKR and CA one after the other; then leave out Q, which shows what Q costs. Print a table."""
+    """Switch on P, Q, DKR and CA one after the other; then leave out Q, which shows what Q costs; then P too."""
     pools = {}
     rows = {}
     for name, (label_changes, training_changes) in ABLATION.items():
