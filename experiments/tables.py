@@ -439,7 +439,7 @@ CIFAR_CELLS = [  # protocol, data, images, IPC, published, independent re-run, l
     ("RDED's", "CIFAR-100", "random", 10, "", "50.4 ± 0.4", "cifar100-epochs12-rded-ipc10"),
     ("RDED's, teacher of 60 epochs", "CIFAR-100", "rded", 1, 19.6, "21.6 ± 0.4", "cifar100-epochs60-rded-ipc1"),
     ("RDED's, teacher of 60 epochs", "CIFAR-100", "rded", 10, 48.1, "48.7 ± 0.3", "cifar100-epochs60-rded-ipc10"),
-    ("RDED's, teacher of 60 epochs", "CIFAR-100", "random", 10, "", "50.4 ± 0.4", "cifar100-epochs60-rded-ipc10"),
+    ("RDED's, teacher of 60 epochs", "CIFAR-100", "random", 10, "", "50.4 ± 0.4", "cifar100-epochs60-random-ipc10"),
     ("RDED's", "CIFAR-10", "rded", 1, 23.5, "", "cifar10-rded-conv3-ipc1"),
     ("RDED's", "CIFAR-10", "rded", 10, 50.2, "", "cifar10-rded-conv3-ipc10"),
     ("RDED's", "CIFAR-10", "rded", 50, 68.4, "", "cifar10-rded-conv3-ipc50"),
