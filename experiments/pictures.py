@@ -209,12 +209,16 @@ def students_by_teacher(done: dict[str, dict], ipc: int) -> dict[tuple, list]:
     for epochs in CIFAR100_TEACHERS:
         for protocol in PROTOCOLS:
             line = done.get(f"cifar100-epochs{epochs}-{protocol}-ipc{ipc}")
+            if protocol == "rded" and not line:
+                line = done.get(f"cifar100-epochs{epochs}-random-ipc{ipc}")
             for row in line["result"]["rows"] if line else ():
                 series.setdefault((protocol, row["images"]), []).append((epochs, row["top1"]["mean"]))
             if line:
                 own = line["result"]["teacher"]["accuracy"]
                 series.setdefault("teacher", {})[epochs] = own
-    return series | {"teacher": sorted(series["teacher"].items())} if series else {}
+    if len(series.get("teacher", ())) < 2:  # no trend
+        return {}
+    return series | {"teacher": sorted(series["teacher"].items())}
 
 
 def draw_teachers(done: dict[str, dict], path: Path):
@@ -416,7 +420,7 @@ def pictures_of(shown: dict[str, dict], done: dict[str, dict], out: Path) -> dic
         found["findings"] = partial(draw_findings, done)
     if ways_to_store(shown):
         found["cifar100-bytes"] = partial(draw_ways, done)
-    if students_by_teacher(shown, 1):
+    if students_by_teacher(done, 1) and any(line.startswith("cifar100-epochs") for line in shown):
         found["cifar100-teachers"] = partial(draw_teachers, done)
     for group in BYTES:
         if accuracy_over_bytes(shown, group):
