@@ -58,7 +58,7 @@ def kept(name: str):
 
 def read_result(file: Path):
     """The content of a raw result. UserError if it is damaged, or the result of another line."""
-    with common.reading("result", file), common.refused(f"{file} is damaged: restore it"):
+    with common.reading("result", file), common.refused(f"{file} is damaged: delete it, and the line is run again"):
         content = json.loads(file.read_text())
     if isinstance(content, dict) and content.get("name", file.stem) != file.stem:
         raise UserError(f"{file} is the result of {content['name']}: restore it")

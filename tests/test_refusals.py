@@ -444,7 +444,7 @@ REFUSED = {
     "a pool smaller than one epoch": ("lpqld --prune 0.999", "leaves 2 label batches of 20, and one epoch takes 5"),
     "a pool smaller than one epoch, of a set": ("lpqld --images {b}/images --prune 0.999", "one epoch takes 2"),
     "batches of one": ("lpqld --batch-size 1", "batch-size"),
-    "batches larger than the set": ("lpqld --batch-size 101", "100 images"),
+    "batches larger than the set": ("lpqld --batch-size 101", "to 100 (the number of images)"),
     "more memory than there is": ("gift --width 4000000", "memory"),
     "a damaged test image": ("gift --dataset {b}/rotten-test --ipc 1", "test/dog/3.png"),
     "a damaged training image": ("gift --dataset {b}/rotten --ipc 1", "train/dog/3.png"),
