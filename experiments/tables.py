@@ -483,7 +483,7 @@ README_CELLS = {  # protocol, data and images of CIFAR_CELLS: what differs from 
     ("RDED's", "CIFAR-10", "rded"): "teacher, CIFAR's colours",
     ("GIFT's with MSE (CIM)", "CIFAR-10", "rded"): "teacher",
     ("GIFT's with MSE (CIM)", "CIFAR-10", "sre2l"): "teacher",
-    ("one label an image", "CIFAR-10", "random"): "teacher, fewer epochs, no ZCA",
+    ("one label an image, teacher of 1 epoch", "CIFAR-10", "random"): "teacher, fewer epochs, no ZCA",
 }
 
 
