@@ -224,11 +224,12 @@ for rate in (1, 10):  # KL's gradients lack the factor T^2 = 400: does SGD lack 
 
 # ... with SGD's rate chosen for each loss on held-out training images, on CIFAR-10 at IPC 1: of cifar10-sgd-<loss>-*
 # the rate counts that is best in cifar10-held-out-<loss>-*
+SGD_RATES = (0.001, 0.01, 0.1, 1, 10)
 HELD_OUT = "--dataset data/cifar10-held-out --colours cifar --arch conv3 --precision bf16 --teacher-epochs 12"
 for loss in gift.LOSSES:
     command = f"gift.py --images rded --ipc 1 --loss {loss}"
     CROSS_LINES.append(Figure(f"cifar10-adamw-{loss}", f"{command} {CIFAR_CONV} --repeats 3"))
-    for rate in (0.001, 0.01, 0.1, 1, 10):
+    for rate in SGD_RATES:
         sgd = f"{command} --optimizer sgd --lr {rate}"
         CROSS_LINES.append(Figure(f"cifar10-held-out-{loss}-{rate}", f"{sgd} {HELD_OUT}"))
         CROSS_LINES.append(Figure(f"cifar10-sgd-{loss}-{rate}", f"{sgd} {CIFAR_CONV} --repeats 3"))

@@ -16,7 +16,7 @@ import torchvision
 from PIL import Image
 
 import common
-from experiments.lines import CIFAR100_TEACHERS, EVERY_EPOCH, way_of
+from experiments.lines import CIFAR100_TEACHERS, EVERY_EPOCH, SGD_RATES, way_of
 
 NAMES = {"random": "random", "rded": "RDED", "lpld": "LPLD", "sre2l": "SRe²L"}  # kinds of images
 ONE_LABEL = "random, one label per image"
@@ -114,70 +114,67 @@ def draw_arrow(axes, start, end):
 LOSSES = {"gift": "GIFT", "cosine": "cosine", "kl": "KL", "mse": "MSE", "softce": "soft CE", "ce": "CE",
           "mse_ce": "MSE + CE", "softce_ce": "soft CE + CE"}  # fmt: skip
 OPTIMIZERS = {  # name, colour, marker, place in the row of a loss
-    "adamw": ("AdamW, rate 0.001", "black", "o", -0.25),
-    "sgd0.1": ("SGD, rate 0.1", "tab:red", "s", 0.0),
-    "sgd0.01": ("SGD, rate 0.01", "tab:blue", "^", 0.25),
+    "adamw": ("AdamW, rate 0.001", "black", "o", -0.15),
+    "sgd": ("SGD, the best rate on held-out images", "tab:red", "s", 0.15),
 }
 STEPS = {"full labels": "full\nlabels", "P": "P\n", "P + Q": "P + Q\n", "P + Q + DKR": "P + Q\n+ DKR",
-         "P + Q + DKR + CA": "P + Q +\nDKR + CA", "P + DKR + CA": "P + DKR\n+ CA"}  # fmt: skip
-SETS = range(3)
-FINDINGS = {f"cross-{loss}-{optimizer}" for loss in LOSSES for optimizer in OPTIMIZERS}
-FINDINGS |= {f"tiny32-ablation-{images}-set{number}" for images in NAMES for number in SETS}
+         "P + Q + DKR + CA": "P + Q +\nDKR + CA", "P + DKR + CA": "P + DKR\n+ CA",
+         "full + DKR + CA": "full +\nDKR + CA"}  # fmt: skip
+ABLATIONS = {f"cifar100-ablation-{images}-ipc1": name for images, name in NAMES.items()}
 
 
-def losses_by_optimizer(done: dict[str, dict]) -> dict[str, dict]:
-    """{loss: {optimizer: top-1 of its students}}. First comes the loss whose worst optimizer does best."""
-    found = {loss: {name: done[f"cross-{loss}-{name}"]["result"]["top1"] for name in OPTIMIZERS} for loss in LOSSES}
-    return dict(sorted(found.items(), key=lambda item: -min(top1["mean"] for top1 in item[1].values())))
-
-
-def ablation_over_sets(done: dict[str, dict]) -> dict[str, list]:
-    """{kind of images: mean and std over the sets, for each of STEPS}."""
+def losses_by_optimizer(done: dict[str, dict]) -> dict[str, tuple]:
+    """{loss: (SGD's rate, {optimizer: top-1})}: the rate that is best on held-out images. The best loss comes first."""
     found = {}
-    for images, name in NAMES.items():
-        sets = [done[f"tiny32-ablation-{images}-set{number}"]["result"]["rows"] for number in SETS]
-        found[name] = [common.mean_std([rows[step]["top1"]["mean"] for rows in sets]) for step in STEPS]
-    return found
+    for loss in LOSSES:
+        held_out = {rate: done.get(f"cifar10-held-out-{loss}-{rate}") for rate in SGD_RATES}
+        if all(held_out.values()):
+            rate = max(SGD_RATES, key=lambda rate: held_out[rate]["result"]["top1"]["mean"])
+            lines = {"adamw": f"cifar10-adamw-{loss}", "sgd": f"cifar10-sgd-{loss}-{rate}"}
+            if lines.values() <= done.keys():
+                found[loss] = rate, {name: done[line]["result"]["top1"] for name, line in lines.items()}
+    return dict(sorted(found.items(), key=lambda item: -item[1][1]["adamw"]["mean"]))
 
 
 def draw_findings(done: dict[str, dict], path: Path):
-    """Left: eight losses, AdamW and SGD at two rates. Right: LPQLD step by step, with the bytes of the labels."""
+    """Left: eight losses, AdamW and SGD. Right: LPQLD step by step, with the bytes of the labels."""
     figure = new_figure(1100, 420, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
     draw_losses(left, losses_by_optimizer(done))
-    rows = done["tiny32-ablation-random-set0"]["result"]["rows"]
-    draw_steps(right, ablation_over_sets(done), [rows[step]["label_bytes"] for step in STEPS])
+    draw_steps(right, {name: done[line]["result"]["rows"] for line, name in ABLATIONS.items() if line in done})
     save(figure, path)
 
 
-def draw_losses(axes, losses: dict[str, dict]):
+def draw_losses(axes, losses: dict[str, tuple]):
     for optimizer, (name, colour, marker, shift) in OPTIMIZERS.items():
-        means, deviations = means_and_stds([scores[optimizer] for scores in losses.values()])
+        means, deviations = means_and_stds([scores[optimizer] for _, scores in losses.values()])
         rows = np.arange(len(losses)) + shift
         axes.errorbar(means, rows, xerr=deviations, color=colour, fmt=marker, capsize=2, label=name)
-    axes.set_yticks(range(len(losses)), [LOSSES[loss] for loss in losses], fontsize=11)
+    names = [f"{LOSSES[loss]} ({rate:g})" for loss, (rate, _) in losses.items()]
+    axes.set_yticks(range(len(losses)), names, fontsize=11)
     gift = list(losses).index("gift")
     axes.axhspan(gift - 0.5, gift + 0.5, color=PALE_ORANGE, zorder=0)
     axes.get_yticklabels()[gift].set(weight="bold", color=ORANGE)
-    axes.set(xlim=(0, 90), ylim=(len(losses) - 0.5, -0.5))
+    axes.set(ylim=(len(losses) - 0.5, -0.5))
     axes.set_xlabel("top-1 on the test set, %: mean ± std of 3 students", fontsize=11)
-    two_titles(axes, "Eight losses, AdamW and SGD", "fashion, RDED's images, 10 per class")
+    two_titles(axes, "Eight losses, AdamW and SGD (its rate)", "CIFAR-10, RDED's images, 1 per class")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="upper left", fontsize=10.5)
+    axes.legend(loc="lower right", fontsize=9)
 
 
-def draw_steps(axes, series: dict[str, list], label_bytes: list[int]):
-    for number, (name, scores) in enumerate(series.items()):
+def draw_steps(axes, series: dict[str, dict]):
+    for number, (name, rows) in enumerate(series.items()):
+        scores = [rows[step]["top1"] for step in STEPS]
         x = np.arange(len(scores)) + (number - 1.5) * 0.08  # beside each other
-        plot_line(axes, x[:-1], scores[:-1], name, label=name)
-        plot_line(axes, x[-1:], scores[-1:], name)  # this one is no further step
-    axes.axvline(len(label_bytes) - 1.5, color="black", linestyle=":", linewidth=1)
-    names = [f"{step}\n{size / 1e6:.2g} MB" for step, size in zip(STEPS.values(), label_bytes, strict=True)]
-    axes.set_xticks(range(len(names)), names, fontsize=10.5)
+        plot_line(axes, x[:-2], scores[:-2], name, label=name)
+        plot_line(axes, x[-2:], scores[-2:], name)  # these are no further steps
+    axes.axvline(len(STEPS) - 2.5, color="black", linestyle=":", linewidth=1)
+    rows = next(iter(series.values()))
+    names = [f"{name}\n{rows[step]['label_bytes'] / 1e6:.2g} MB" for step, name in STEPS.items()]
+    axes.set_xticks(range(len(names)), names, fontsize=10)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("top-1, %: mean ± std of 3 sets", fontsize=11)
-    about = "Tiny-ImageNet at 32 px, 200 classes, 10 images per class"
-    two_titles(axes, "LPQLD step by step, and the bytes of its labels", about)
+    axes.set_ylabel("top-1, %: one student", fontsize=11)
+    two_titles(axes, "LPQLD step by step, and the bytes of its labels", "CIFAR-100, 1 image per class")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(loc="lower left", fontsize=10.5)
 
@@ -416,7 +413,7 @@ def pictures_of(shown: dict[str, dict], done: dict[str, dict], out: Path) -> dic
     found = {}
     if shown == done:  # no line belongs to it
         found["method"] = draw_method
-    if FINDINGS & shown.keys() and done.keys() >= FINDINGS:
+    if shown == done and len(losses_by_optimizer(done)) == len(LOSSES) and ABLATIONS.keys() <= done.keys():
         found["findings"] = partial(draw_findings, done)
     if ways_to_store(shown):
         found["cifar100-bytes"] = partial(draw_ways, done)

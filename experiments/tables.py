@@ -15,7 +15,7 @@ from pathlib import Path
 import common
 from common import UserError
 from experiments import storage
-from experiments.lines import CIFAR100_TEACHERS, way_of
+from experiments.lines import CIFAR100_TEACHERS, SGD_RATES, way_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -141,6 +141,8 @@ def made_by(only: str) -> str:
     """The same for the lines of figures.py that these patterns name, as far as they have been run."""
     names = sorted(file.stem for file in RESULTS.glob("*.json"))
     named = [name for name in names for pattern in shlex.split(only) if fnmatch.fnmatch(name, pattern)]
+    if not named:
+        return "Not run."
     return made(f"OMP_NUM_THREADS=1 python -m experiments.figures --only {only}", *map(result, named))
 
 
@@ -151,12 +153,8 @@ KINDS = {"random": "random", "rded": "RDED", "lpld": "LPLD (class-wise)", "sre2l
 LOSSES = ("gift", "cosine", "kl", "softce", "mse", "softce_ce", "mse_ce", "ce")
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd0.1": "SGD 0.1", "sgd0.01": "SGD 0.01"}
 TINY = "Tiny-ImageNet at 32 px"
-
-
-def losses() -> str:
-    columns = ("adamw", "sgd0.1", "sgd0.01")
-    rows = [[OPTIMIZERS[column], *cells(*(f"cross-{loss}-{column}" for loss in LOSSES))] for column in columns]
-    return grid(["", *(f"`{loss}`" for loss in LOSSES)], rows)
+SET_LINES = {"cifar10-sets-ipc1": "CIFAR-10", "cifar10-sets-ipc10": "CIFAR-10", "cifar100-sets-ipc1": "CIFAR-100"}
+SET_LOSSES = ("ce", "softce", "kl", "mse", "gift")
 
 
 def cross_optimizer() -> str:
@@ -197,6 +195,39 @@ def gift_and_kl() -> str:
         scores = [cell(gift), cell(kl), difference(gift, kl), len(gift["values"])]
         rows.append([data, images, *scores, f"`{line}`", run_of(result(line))])
     return grid(["data", "images", "GIFT", "KL", "GIFT − KL", "students", "GIFT's line", "run"], rows)
+
+
+def sgd_rates() -> str:
+    """Each loss with SGD, at the rate that is best on held-out training images, beside the same loss with AdamW."""
+    rows = []
+    for loss in LOSSES:
+        found = {rate: score(f"cifar10-held-out-{loss}-{rate}") for rate in SGD_RATES}
+        known = [rate for rate in SGD_RATES if found[rate]]
+        if known:
+            best = max(known, key=lambda rate: found[rate]["mean"])
+            sgd, adamw = (score(f"cifar10-{line}") for line in (f"sgd-{loss}-{best}", f"adamw-{loss}"))
+            fall = difference(sgd, adamw) if sgd and adamw else "–"
+            rows.append([f"`{loss}`", *map(cell, found.values()), best, cell(sgd), cell(adamw), fall])
+    head = ["loss", *(f"SGD {rate}" for rate in SGD_RATES), "chosen", "test: SGD", "test: AdamW", "SGD − AdamW"]
+    return grid(head, rows, made_by("'cifar10-held-out-*' 'cifar10-sgd-*' 'cifar10-adamw-*'"))
+
+
+def published_sets() -> str:
+    """Sets that their authors published, each with five losses; random images and RDED's beside them."""
+    rows = []
+    for line, data in SET_LINES.items():
+        found = {}
+        for row in result(line)["rows"] if result(line) else ():
+            method = Path(row["images"]).name.partition("-")[0]
+            found.setdefault((method, row["ipc"]), {})[row["loss"]] = row["top1"]
+        for (method, ipc), by_loss in found.items():
+            scores = [cell(by_loss.get(loss)) for loss in SET_LOSSES]
+            gains = [difference(by_loss["gift"], by_loss[other]) if other in by_loss else "–" for other in ("ce", "kl")]
+            name = KINDS.get(method, method.upper())
+            rows.append([data, ipc, name, *scores, *gains, len(by_loss["gift"]["values"])])
+    losses = [f"`{loss}`" for loss in SET_LOSSES]
+    head = ["data", "IPC", "images", *losses, "GIFT − CE", "GIFT − KL", "students"]
+    return grid(head, rows, made_by("'cifar*-sets-*'"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -251,6 +282,23 @@ def gains() -> str:
     return grid(head, rows, made_by(ABLATION_LINES))
 
 
+def cifar100_ablation() -> str:
+    """P, Q, DKR and CA one after the other, in ImageNet-1K's protocol; one student of one set each."""
+    rows = []
+    for ipc in (1, 10):
+        found = {images: result(f"cifar100-ablation-{images}-ipc{ipc}") for images in KINDS}
+        found = {images: each for images, each in found.items() if each}
+        for number, (images, each) in enumerate(found.items()):
+            steps = each["rows"].values()
+            if number == 0:
+                rows.append([ipc, "bytes of the labels", "", *(f"{step['label_bytes']:,}" for step in steps)])
+            similar = each["images"]["within_class_similarity"]
+            top1 = [cell(step["top1"]) for step in steps]
+            rows.append([ipc, KINDS[images], f"{similar:.3f}" if similar else "–", *top1])
+    steps = (*STEPS, "full + DKR + CA")
+    return grid(["IPC", "images", "similarity", *steps], rows, made_by("'cifar100-ablation-*'"))
+
+
 def five_sets() -> str:
     sets = {images: kept("fashion-lpqld-sets")["sets"][images] for images in ("lpld", "sre2l")}
     rows = []
@@ -299,8 +347,7 @@ def bytes_cifar100() -> str:
     lines = []
     for (ipc, size, *way), scores in sorted(rows.items()):
         lines.append([ipc, *way, f"{-size:,}", *(scores.get(images, "–") for images in ("random", "rded"))])
-    under = made_by("'bytes-*'") if lines else "Not run."
-    return grid(["IPC", "labels", "setting", "bytes", "random", "RDED"], lines, under)
+    return grid(["IPC", "labels", "setting", "bytes", "random", "RDED"], lines, made_by("'bytes-*'"))
 
 
 def storage_sizes() -> str:
@@ -665,9 +712,9 @@ def hours() -> str:
 
 TABLES = {
     function.__name__.replace("_", "-"): function
-    for function in (beside_the_papers, losses, gift_and_kl, cross_optimizer, kl_rates, ablation, gains, five_sets,
-                     bytes_200, bytes_fashion, bytes_cifar100, storage_sizes, storage_ways, one_label_teachers,
-                     one_label_logits, one_label_cifar10, published_cells, cim_changes, cim_epochs, cifar_cells,
-                     cifar100_teachers, cifar100_scale, random_images, sets, precisions, benchmark, without_us,
-                     imagenet_size, processes, hours)
+    for function in (beside_the_papers, gift_and_kl, cross_optimizer, kl_rates, sgd_rates, published_sets, ablation,
+                     cifar100_ablation, gains, five_sets, bytes_200, bytes_fashion, bytes_cifar100, storage_sizes,
+                     storage_ways, one_label_teachers, one_label_logits, one_label_cifar10, published_cells,
+                     cim_changes, cim_epochs, cifar_cells, cifar100_teachers, cifar100_scale, random_images, sets,
+                     precisions, benchmark, without_us, imagenet_size, processes, hours)
 }  # fmt: skip

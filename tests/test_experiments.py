@@ -388,12 +388,12 @@ def test_the_documents_hold_the_tables_of_the_raw_results():
 
 def test_every_table_stands_in_a_document():
     marked = [name for file in tables.DOCUMENTS for _, name, _ in tables.MARKS.findall(file.read_text())]
-    assert len(marked) == len(set(marked)) and set(tables.TABLES) - set(marked) <= {"beside-the-papers", "losses"}
+    assert len(marked) == len(set(marked)) and set(tables.TABLES) - set(marked) <= {"beside-the-papers"}
     assert tables.beside_the_papers().count("\n| ") <= 1 + 8
 
 
 def test_write_changes_what_is_between_the_marks(in_process, tmp_path, monkeypatch):
-    text = "before\n<!-- table losses -->\nold\n<!-- end -->\nafter\n"
+    text = "before\n<!-- table kl-rates -->\nold\n<!-- end -->\nafter\n"
     file = tmp_path / "README.md"
     file.write_text(text)
     monkeypatch.setattr(tables, "DOCUMENTS", [file])
@@ -401,12 +401,12 @@ def test_write_changes_what_is_between_the_marks(in_process, tmp_path, monkeypat
         status, shown, err = in_process(figures, "--write")
         assert status == 0 and expected in shown, err
     new = file.read_text()
-    assert new.startswith("before\n<!-- table losses -->\n|  | `gift` | `cosine` |")
+    assert new.startswith("before\n<!-- table kl-rates -->\n| rate of SGD | 0.01 |")
     assert new.endswith("<!-- end -->\nafter\n")
     assert "old" not in new
     file.write_text(text)
     bad = tmp_path / "bad.md"
-    bad.write_text(text.replace("losses", "nothing"))
+    bad.write_text(text.replace("kl-rates", "nothing"))
     monkeypatch.setattr(tables, "DOCUMENTS", [file, bad])
     status, _, err = in_process(figures, "--write")
     assert status == 2 and "no table has the name nothing" in err and err.count("\n") == 1
@@ -422,22 +422,23 @@ def test_tables_of_other_results(tmp_path, monkeypatch):
         "date": "2026-11-22T09:00:00",
     }
     result = {"top1": common.mean_std([71.0, 73.0]), "made_with": made}
-    (tmp_path / "cross-gift-adamw.json").write_text(json.dumps({"result": result}))
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    (tmp_path / "cross-kl-sgd0.1.json").write_text(json.dumps({"result": {}}))
     tables.kept.cache_clear()
-    assert "| AdamW | 72.0 ± 1.0 | – | – | – | – | – | – | – |" in tables.losses()
-    under = tables.made("command", result)
-    assert under == "`command` · Intel Xeon, 1 thread, fp32 · torch 2.15.0 · 22 Nov 2026"
     with pytest.raises(common.UserError, match="table kl-rates cannot be made"):
         tables.filled("<!-- table kl-rates -->\n<!-- end -->")
-    (tmp_path / "cross-kl-adamw.json").write_text("{")
+    (tmp_path / "cross-kl-sgd0.1.json").write_text(json.dumps({"result": result}))
     tables.kept.cache_clear()
-    with pytest.raises(common.UserError, match=r"cross-kl-adamw\.json is damaged"):
-        tables.losses()
-    (tmp_path / "cross-kl-adamw.json").write_text(json.dumps({"name": "cross-gift-adamw", "result": result}))
+    assert "| KL | – | 72.0 ± 1.0 | – | – |" in tables.kl_rates()
+    assert tables.kl_rates().endswith("` · Intel Xeon, 1 thread, fp32 · torch 2.15.0 · 22 Nov 2026")
+    (tmp_path / "cross-kl-sgd1.json").write_text("{")
     tables.kept.cache_clear()
-    with pytest.raises(common.UserError, match=r"cross-kl-adamw\.json is the result of cross-gift-adamw"):
-        tables.losses()
+    with pytest.raises(common.UserError, match=r"cross-kl-sgd1\.json is damaged"):
+        tables.kl_rates()
+    (tmp_path / "cross-kl-sgd1.json").write_text(json.dumps({"name": "cross-gift-adamw", "result": result}))
+    tables.kept.cache_clear()
+    with pytest.raises(common.UserError, match=r"cross-kl-sgd1\.json is the result of cross-gift-adamw"):
+        tables.kl_rates()
     tables.kept.cache_clear()
 
 
