@@ -185,13 +185,14 @@ class ConvNet(nn.Module):
     """depth x [conv 3x3, BatchNorm, ReLU, 2x2 average pool], then one linear layer on the flattened map.
 
     Parameter names are those of RDED's and GIFT's checkpoints: layers.conv.{i}, layers.norm.{i}, classifier.
+    With instance norm in place of BatchNorm it is the network that DC's, DSA's, DM's and MTT's sets were made for.
     """
 
-    def __init__(self, depth, num_classes, image_size, width=128):
+    def __init__(self, depth, num_classes, image_size, width=128, instance_norm=False):
         super().__init__()
         channels = [3] + [width] * depth
         convs = [nn.Conv2d(channels[i], width, 3, padding=1) for i in range(depth)]
-        norms = [nn.BatchNorm2d(width) for _ in range(depth)]
+        norms = [nn.GroupNorm(width, width) if instance_norm else nn.BatchNorm2d(width) for _ in range(depth)]
         self.layers = nn.ModuleDict({"conv": nn.ModuleList(convs), "norm": nn.ModuleList(norms)})
         self.classifier = nn.Linear(width * (image_size // 2**depth) ** 2, num_classes)
 
@@ -202,21 +203,21 @@ class ConvNet(nn.Module):
 
 
 def is_convnet(arch) -> bool:
-    return re.fullmatch(r"conv[3-6]", arch or "") is not None
+    return re.fullmatch(r"conv[3-6](_instance)?", arch or "") is not None
 
 
 def build_model(arch: str, num_classes: int, image_size: int, width: int = 128) -> nn.Module:
     """A network with fresh weights, in channels_last: images [B, 3, image_size, image_size] -> logits [B, num_classes].
 
-    arch: conv3 ... conv6 with `width` channels; <torchvision ResNet>_modified, with a 3x3 stride-1 first layer and no
-    max-pool, for 32 and 64 px; or the name of any torchvision classification model.
+    arch: conv3 ... conv6 with `width` channels; conv3_instance ... with instance norm; <torchvision ResNet>_modified,
+    with a 3x3 stride-1 first layer and no max-pool, for 32 and 64 px; or any torchvision classification model.
     UserError if there is no such network, or if it cannot take images of that side.
     """
     if is_convnet(arch):
-        depth = int(arch[-1])
+        depth = int(arch[4])
         if image_size < 2**depth:
             raise UserError(f"{arch} halves the side {depth} times: images of {image_size} px are too small for it")
-        model = ConvNet(depth, num_classes, image_size, width)
+        model = ConvNet(depth, num_classes, image_size, width, arch.endswith("_instance"))
     else:
         model = build_torchvision_model(arch, num_classes, image_size)
     return model.train().to(memory_format=torch.channels_last)
