@@ -427,6 +427,17 @@ def test_parameter_names_are_those_of_published_checkpoints():
     assert modified.fc.weight.shape == (10, 512)
 
 
+def test_instance_norm_makes_an_image_independent_of_its_batch():
+    """In train mode, too. Each channel of each image has mean 0 and variance 1 before the weights."""
+    images = torch.randn(4, 3, 32, 32)
+    common.seed_torch(0)
+    model = common.build_model("conv3_instance", 10, 32, width=8)
+    torch.testing.assert_close(model(images)[:1], model(images[:1]))
+    normed = model.layers["norm"][0](torch.randn(2, 8, 32, 32) * 5 + 3)
+    torch.testing.assert_close(normed.mean((2, 3)), torch.zeros(2, 8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normed.var((2, 3), correction=0), torch.ones(2, 8), atol=1e-4, rtol=0)
+
+
 SLOW = [pytest.param(arch, side, marks=pytest.mark.slow) for arch, side in (("mobilenet_v2", 64), ("vit_b_16", 32))]
 
 
