@@ -1560,8 +1560,8 @@ def add_common_options(parser: Parser):
     add("--dataset", default="fashion", help=f"{names}, or a directory with train/ and val/ (default: fashion)")
     add("--data-root", type=path_of, default=Path("data"), help="folder of the data sets (default: data)")
     add("--ipc", type=at_least(1), help="images per class (default: 10, or as many as --images holds)")
-    add("--arch", help="student: conv3 ... conv6, conv3_instance ... (instance norm), resnet18_modified, or a torchvision "
-        "classification model (default: conv3 up to 32 px, conv4 for Tiny-ImageNet, resnet18 for ImageNet)")  # fmt: skip
+    add("--arch", help="student: conv3 ... conv6, conv3_instance ... (instance norm), resnet18_modified, or any of "
+        "torchvision's (default: conv3 up to 32 px, conv4 for Tiny-ImageNet, resnet18 for ImageNet)")  # fmt: skip
     add("--width", type=at_least(1), help="channels of a ConvNet (default: 128 as in the papers, 64 on fashion)")
     add("--teacher", type=path_of, help="a teacher's checkpoint, ours or a published one (default: train one, once)")
     add("--teacher-arch", help="network of the teacher (default: the student's)")
