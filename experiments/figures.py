@@ -13,6 +13,7 @@ is not run again. A line that was stopped goes on where it was (a benchmark begi
 import fnmatch
 import glob
 import os
+import re
 import shlex
 import sys
 import time
@@ -200,8 +201,9 @@ def over_sets(done: dict[str, dict]) -> str:
     """Mean and deviation of lines that differ in their set alone: name-set0, name-set1, ..."""
     found = {}
     for name, kept in done.items():
-        group, is_set, _ = name.rpartition("-set")
-        if is_set:
+        of_a_set = re.fullmatch(r"(.+)-set\d+", name)
+        if of_a_set:
+            group = of_a_set[1]
             for what, _, row in rows_of(group, kept):
                 found.setdefault(what, []).append(row["top1"]["mean"])
             similarity = kept["result"]["images"]["within_class_similarity"]

@@ -309,7 +309,7 @@ for dataset in ("cifar10", "cifar100"):
 command = f"evaluate.py --images data/sets/mtt-cifar10-ipc10.pt {CIFAR_CONV} --repeats 1 --losses ce gift"
 CIFAR100_LINES.append(Figure("cifar10-sets-ipc10", command, note=SETS_NOTE))
 of_others = " ".join(f"data/sets/{name}-cifar10-ipc1.pt" for name in ("dm", "mtt"))
-options = "--dataset cifar10 --arch conv3_instance --teacher-arch conv3 --ipc 1 --epochs 300 --repeats 1"
+options = "--dataset cifar10 --arch conv3_instance --teacher-arch conv3 --epochs 300 --repeats 1"
 command = f"evaluate.py --images {of_others} {options} --losses ce gift"
 CIFAR100_LINES.append(Figure("cifar10-sets-instance-ipc1", command, note="the sets' own kind of network"))
 

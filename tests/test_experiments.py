@@ -332,7 +332,7 @@ def test_mean_over_sets():
         "| a: P | 21 ± 1 | 2 |",
         "| a: similarity within a class | 0.6 ± 0.1 | 2 |",
     ]
-    assert figures.over_sets({"b": ablation(99.0, 0.1)}) == ""
+    assert figures.over_sets({"b": ablation(99.0, 0.1), "of-others-sets-ipc1": {}}) == ""
     one_image = {"a-set0": ablation(20.0, None)}  # IPC 1
     assert "| a: similarity within a class | – | 1 |" in figures.over_sets(one_image)
 
