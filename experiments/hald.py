@@ -172,6 +172,7 @@ def main(argv=None) -> dict:
     add("--soft-epochs", type=positive, default=150, help="default: 150")
     add("--hard-epochs", type=positive, default=150, help="default: 150")
     add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: 1e-3; below IPC 10 5e-4)")
+    add("--eta", type=common.at_least(1, float), help="1: the rate falls to 0; 2: to half (default: 2; IPC 50: 1)")
     add("--repeats", type=positive, default=1, help="students, with seeds --seed, --seed + 1 ... (default: 1)")
     common.add_common_options(parser)
     args = parser.parse_args(argv)
@@ -193,7 +194,7 @@ def main(argv=None) -> dict:
     distilled = synthesize.given_or_made(distilled, args.images, data, teacher, args.ipc, args.seed)
     pool = lpqld.label_pool(data, teacher, distilled, labels, args.seed)
     epochs = {"soft_epochs": args.soft_epochs, "hard_epochs": args.hard_epochs}
-    training = training_for(ipc, order=args.order, lr=args.lr, **epochs)
+    training = training_for(ipc, order=args.order, lr=args.lr, eta=args.eta, **epochs)
     stored = f"{pool.values[..., 0].numel():,} in batches of {size}"  # the last, smaller batch of a pass is dropped
     print(f"labels:   {stored}, {k} of {data.num_classes} logits each: {pool.info['bytes']:,} bytes")
     print(f"student:  {common.student_line(data, arch, training.lr)}")

@@ -323,7 +323,8 @@ for ipc, batch in ((1, 20), (10, 50)):
             ways[f"lpqld-p{p}-k{k}"] = f"lpqld.py {of_set} {options}"
         ways["full"] = f"{ways['lpqld-p0-k100']} --reuse none --no-calibration"
         for labels in (10, 20, 50, 100):
-            ways[f"hald-{labels}"] = f"-m experiments.hald {of_set} --labels-per-class {labels}"
+            options = f"--labels-per-class {labels} --lr 0.001 --eta 1"  # LPQLD's rate, which falls to 0
+            ways[f"hald-{labels}"] = f"-m experiments.hald {of_set} {options}"
         for k in (1, 5, 10, 100):
             ways[f"one-label-k{k}"] = f"-m experiments.one_label {of_set} --epochs 300 --logits {k}"
         for bits in (32, 16, 8, 4):
