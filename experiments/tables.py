@@ -493,7 +493,9 @@ CIFAR_CELLS = [  # protocol, data, images, IPC, published, independent re-run, l
     ("RDED's, teacher of 60 epochs", "CIFAR-100", "rded", 10, 48.1, "48.7 ± 0.3", "cifar100-epochs60-rded-ipc10"),
     ("RDED's, teacher of 60 epochs", "CIFAR-100", "random", 10, "", "50.4 ± 0.4", "cifar100-epochs60-random-ipc10"),
     ("RDED's", "CIFAR-10", "rded", 1, 23.5, "", "cifar10-rded-conv3-ipc1"),
+    ("RDED's", "CIFAR-10", "random", 1, "", "", "cifar10-rded-conv3-ipc1"),
     ("RDED's", "CIFAR-10", "rded", 10, 50.2, "", "cifar10-rded-conv3-ipc10"),
+    ("RDED's", "CIFAR-10", "random", 10, "", "", "cifar10-rded-conv3-ipc10"),
     ("RDED's", "CIFAR-10", "rded", 50, 68.4, "", "cifar10-rded-conv3-ipc50"),
     ("GIFT's with MSE (CIM)", "CIFAR-100", "rded", 1, 21.8, "", "cifar100-cim-conv3-ipc1"),
     ("GIFT's with its own loss (CIM: MSE)", "CIFAR-100", "rded", 10, 47.0, "", "cifar100-gift-conv3-ipc10"),
@@ -581,7 +583,7 @@ def cifar100_teachers() -> str:
     head = ["epochs", "test", "test, enlarged", "train", "confidence", "spread"]
     for ipc in (1, 10):
         for protocol in ("RDED's", "GIFT's"):
-            head += [f"IPC {ipc}, {protocol}: RDED", "random"]
+            head += [f"IPC {ipc}, {protocol} protocol: RDED", f"IPC {ipc}, {protocol} protocol: random"]
     return grid(head, rows, made_by("'cifar100-facts-*' 'cifar100-epochs*'"))
 
 
