@@ -115,7 +115,7 @@ LOSSES = {"gift": "GIFT", "cosine": "cosine", "kl": "KL", "mse": "MSE", "softce"
           "mse_ce": "MSE + CE", "softce_ce": "soft CE + CE"}  # fmt: skip
 OPTIMIZERS = {  # name, colour, marker, place in the row of a loss
     "adamw": ("AdamW, rate 0.001", "black", "o", -0.15),
-    "sgd": ("SGD, the best rate on held-out images", "tab:red", "s", 0.15),
+    "sgd": ("SGD, its best rate on\nheld-out images", "tab:red", "s", 0.15),
 }
 STEPS = {"full labels": "full\nlabels", "P": "P\n", "P + Q": "P + Q\n", "P + Q + DKR": "P + Q\n+ DKR",
          "P + Q + DKR + CA": "P + Q +\nDKR + CA", "P + DKR + CA": "P + DKR\n+ CA",
@@ -125,14 +125,16 @@ ABLATIONS = {f"cifar100-ablation-{images}-ipc1": name for images, name in NAMES.
 
 def losses_by_optimizer(done: dict[str, dict]) -> dict[str, tuple]:
     """{loss: (SGD's rate, {optimizer: top-1})}: the rate that is best on held-out images. The best loss comes first."""
+    top1 = {name: kept["result"]["top1"] for name, kept in done.items() if "top1" in kept["result"]}
     found = {}
     for loss in LOSSES:
-        held_out = {rate: done.get(f"cifar10-held-out-{loss}-{rate}") for rate in SGD_RATES}
-        if all(held_out.values()):
-            rate = max(SGD_RATES, key=lambda rate: held_out[rate]["result"]["top1"]["mean"])
+        held_out = {rate: top1.get(f"cifar10-held-out-{loss}-{rate}") for rate in SGD_RATES}
+        known = [rate for rate in SGD_RATES if held_out[rate]]  # at the others it diverges
+        if known:
+            rate = max(known, key=lambda rate: held_out[rate]["mean"])
             lines = {"adamw": f"cifar10-adamw-{loss}", "sgd": f"cifar10-sgd-{loss}-{rate}"}
-            if lines.values() <= done.keys():
-                found[loss] = rate, {name: done[line]["result"]["top1"] for name, line in lines.items()}
+            if set(lines.values()) <= top1.keys():
+                found[loss] = rate, {name: top1[line] for name, line in lines.items()}
     return dict(sorted(found.items(), key=lambda item: -item[1][1]["adamw"]["mean"]))
 
 
@@ -159,7 +161,7 @@ def draw_losses(axes, losses: dict[str, tuple]):
     axes.set_xlabel("top-1 on the test set, %: mean ± std of 3 students", fontsize=11)
     two_titles(axes, "Eight losses, AdamW and SGD (its rate)", "CIFAR-10, RDED's images, 1 per class")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower right", fontsize=9)
+    axes.legend(loc="center left", fontsize=9)
 
 
 def draw_steps(axes, series: dict[str, dict]):
@@ -167,12 +169,12 @@ def draw_steps(axes, series: dict[str, dict]):
         scores = [rows[step]["top1"] for step in STEPS]
         x = np.arange(len(scores)) + (number - 1.5) * 0.08  # beside each other
         plot_line(axes, x[:-2], scores[:-2], name, label=name)
-        plot_line(axes, x[-2:], scores[-2:], name)  # these are no further steps
+        plot_line(axes, x[-2:], scores[-2:], name, linestyle="none")  # these are no further steps
     axes.axvline(len(STEPS) - 2.5, color="black", linestyle=":", linewidth=1)
     rows = next(iter(series.values()))
     names = [f"{name}\n{rows[step]['label_bytes'] / 1e6:.2g} MB" for step, name in STEPS.items()]
-    axes.set_xticks(range(len(names)), names, fontsize=10)
-    axes.set_ylim(bottom=0)
+    axes.set_xticks(range(len(names)), names, fontsize=9.5)
+    axes.set(xlim=(-0.4, len(names) - 0.5), ylim=(0, None))
     axes.set_ylabel("top-1, %: one student", fontsize=11)
     two_titles(axes, "LPQLD step by step, and the bytes of its labels", "CIFAR-100, 1 image per class")
     axes.grid(axis="y", alpha=0.3)
