@@ -342,14 +342,18 @@ WAY_STYLES = {  # colour and marker
 
 
 def ways_to_store(done: dict[str, dict]) -> dict[tuple, dict]:
-    """{(IPC, images): {way to store labels: [(bytes, top-1, setting)]}} of the lines bytes-*, by the bytes."""
+    """{(IPC, images): {way to store labels: [(bytes, top-1, setting)]}} of the lines bytes-*, by the bytes.
+
+    Sets with fewer than four points are left out.
+    """
     found = {}
     for line, kept in done.items():
         if way_of(line):
             ipc, images, way, setting = way_of(line)
             point = kept["result"]["label_bytes"], kept["result"]["top1"]["mean"], setting
             found.setdefault((ipc, images), {}).setdefault(way, []).append(point)
-    return {key: {way: sorted(points) for way, points in ways.items()} for key, ways in sorted(found.items())}
+    found = {key: ways for key, ways in sorted(found.items()) if sum(map(len, ways.values())) > 3}
+    return {key: {way: sorted(points) for way, points in ways.items()} for key, ways in found.items()}
 
 
 def draw_ways(done: dict[str, dict], path: Path):
@@ -371,7 +375,8 @@ def draw_ways(done: dict[str, dict], path: Path):
         about = f"CIFAR-100, {NAMES[images]} images, {ipc} per class, ConvNet-3, 300 epochs"
         two_titles(axes, "Where should the bytes go?", about)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=9)
+        axes.margins(x=0.1)  # room for the settings
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=9)
     save(figure, path)
 
 
