@@ -308,12 +308,10 @@ for dataset in ("cifar10", "cifar100"):
     CIFAR100_LINES.append(Figure(f"{dataset}-sets-ipc1", command, note=SETS_NOTE))
 command = f"evaluate.py --images data/sets/mtt-cifar10-ipc10.pt {CIFAR_CONV} --repeats 1 --losses ce gift"
 CIFAR100_LINES.append(Figure("cifar10-sets-ipc10", command, note=SETS_NOTE))
-of_others = " ".join(f"data/sets/{name}-cifar10-ipc1.pt" for name in ("dm", "mtt"))
 INSTANCE = "--dataset cifar10 --arch conv3_instance --teacher-arch conv3 --precision bf16 --epochs 300"
-command = f"evaluate.py --images {of_others} {INSTANCE} --repeats 1 --losses ce gift"
-CIFAR100_LINES.append(Figure("cifar10-sets-instance-ipc1", command, note="the sets' own kind of network"))
-command = f"gift.py --images data/sets/mtt-cifar10-ipc1.pt {INSTANCE} --loss ce --optimizer sgd --lr 0.01"
-CIFAR100_LINES.append(Figure("cifar10-mtt-instance-sgd", command, note="their kind of network and optimizer"))
+for name, options in {"sgd": "--loss ce --optimizer sgd --lr 0.01", "ce": "--loss ce", "gift": "--loss gift"}.items():
+    command = f"gift.py --images data/sets/mtt-cifar10-ipc1.pt {INSTANCE} {options}"
+    CIFAR100_LINES.append(Figure(f"cifar10-mtt-instance-{name}", command, note="a network with instance norm"))
 
 # ... where should the bytes of the labels go? Every way to store labels, at IPC 1 and 10. All train for 300 epochs
 for ipc, batch in ((1, 20), (10, 50)):

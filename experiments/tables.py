@@ -153,12 +153,7 @@ KINDS = {"random": "random", "rded": "RDED", "lpld": "LPLD (class-wise)", "sre2l
 LOSSES = ("gift", "cosine", "kl", "softce", "mse", "softce_ce", "mse_ce", "ce")
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd0.1": "SGD 0.1", "sgd0.01": "SGD 0.01"}
 TINY = "Tiny-ImageNet at 32 px"
-SET_LINES = {  # data, the student's norm
-    "cifar10-sets-ipc1": ("CIFAR-10", "batch"),
-    "cifar10-sets-instance-ipc1": ("CIFAR-10", "instance"),
-    "cifar10-sets-ipc10": ("CIFAR-10", "batch"),
-    "cifar100-sets-ipc1": ("CIFAR-100", "batch"),
-}
+SET_LINES = {"cifar10-sets-ipc1": "CIFAR-10", "cifar10-sets-ipc10": "CIFAR-10", "cifar100-sets-ipc1": "CIFAR-100"}
 SET_LOSSES = ("ce", "softce", "kl", "mse", "gift")
 
 
@@ -220,7 +215,7 @@ def sgd_rates() -> str:
 def published_sets() -> str:
     """Sets that their authors published, each with five losses; random images and RDED's beside them."""
     rows = []
-    for line, about in SET_LINES.items():
+    for line, data in SET_LINES.items():
         found = {}
         for row in result(line)["rows"] if result(line) else ():
             method = Path(row["images"]).name.partition("-")[0]
@@ -229,9 +224,9 @@ def published_sets() -> str:
             scores = [cell(by_loss.get(loss)) for loss in SET_LOSSES]
             gains = [difference(by_loss["gift"], by_loss[other]) if other in by_loss else "–" for other in ("ce", "kl")]
             name = KINDS.get(method, method.upper())
-            rows.append([*about, ipc, name, *scores, *gains, len(by_loss["gift"]["values"])])
+            rows.append([data, ipc, name, *scores, *gains, len(by_loss["gift"]["values"])])
     losses = [f"`{loss}`" for loss in SET_LOSSES]
-    head = ["data", "norm", "IPC", "images", *losses, "GIFT − CE", "GIFT − KL", "students"]
+    head = ["data", "IPC", "images", *losses, "GIFT − CE", "GIFT − KL", "students"]
     return grid(head, rows, made_by("'cifar*-sets-*'"))
 
 
