@@ -337,6 +337,7 @@ def test_mean_over_sets():
     assert "| a: similarity within a class | – | 1 |" in figures.over_sets(one_image)
 
 
+@pytest.mark.slow
 def test_every_way_to_store_labels_has_a_place_in_the_picture(tmp_path):
     pytest.importorskip("matplotlib", reason="the pictures need it (experiments/requirements.txt)")
     lines = [name for name in LINES if name.startswith("bytes-")]

@@ -42,6 +42,7 @@ def test_views(fashion):
     assert grown[0, 0, 16, 11] > 0.3  # the square is larger than it was
 
 
+@pytest.mark.slow
 def test_a_multiplied_teacher_predicts_the_same(in_process, small_teacher, tmp_path):
     """Its logits are so many times as large; it can be given as --teacher."""
     model = small_teacher[1].model
