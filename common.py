@@ -185,7 +185,8 @@ class ConvNet(nn.Module):
     """depth x [conv 3x3, BatchNorm, ReLU, 2x2 average pool], then one linear layer on the flattened map.
 
     Parameter names are those of RDED's and GIFT's checkpoints: layers.conv.{i}, layers.norm.{i}, classifier.
-    With instance norm in place of BatchNorm it is the network that DC's, DSA's, DM's and MTT's sets were made for.
+    instance_norm: in place of BatchNorm, as GroupNorm of one channel a group. DC's, DSA's, DM's and MTT's sets were
+    made for such a network.
     """
 
     def __init__(self, depth, num_classes, image_size, width=128, instance_norm=False):

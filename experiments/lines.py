@@ -282,9 +282,7 @@ for ipc in (1, 10):
             options = f"--teacher-epochs {epochs} --ipc {ipc} --repeats 1"
             CIFAR100_LINES.append(Figure(f"cifar100-epochs{epochs}-{protocol}-ipc{ipc}", f"{command} {options}"))
 command = f"evaluate.py --images random --protocol rded --losses kl {CIFAR100_CONV} --teacher-epochs 60 --ipc 10"
-CIFAR100_LINES.append(
-    Figure("cifar100-epochs60-random-ipc10", f"{command} --repeats 1")
-)  # without RDED's, which take as long
+CIFAR100_LINES.append(Figure("cifar100-epochs60-random-ipc10", f"{command} --repeats 1"))  # RDED's take as long again
 
 # ... is it how large the teacher's logits are? Its logits multiplied, random images
 for times in (0.5, 2):
