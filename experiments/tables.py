@@ -212,6 +212,16 @@ def sgd_rates() -> str:
     return grid(head, rows, made_by("'cifar10-held-out-*' 'cifar10-sgd-*' 'cifar10-adamw-*'"))
 
 
+def cifar100_losses() -> str:
+    """The eight losses with AdamW at IPC 1, in GIFT's protocol, as far as they have been run."""
+    rows = []
+    for loss in LOSSES:
+        found = [score(f"cifar100-loss-{loss}-{images}-ipc1") for images in ("rded", "random")]
+        if any(found):
+            rows.append([f"`{loss}`", *map(cell, found)])
+    return grid(["loss", "RDED", "random"], rows, made_by("'cifar100-loss-*'"))
+
+
 def published_sets() -> str:
     """Sets that their authors published, each with five losses; random images and RDED's beside them."""
     rows = []
@@ -714,8 +724,8 @@ def hours() -> str:
 
 TABLES = {
     function.__name__.replace("_", "-"): function
-    for function in (beside_the_papers, gift_and_kl, cross_optimizer, kl_rates, sgd_rates, published_sets, ablation,
-                     cifar100_ablation, gains, five_sets, bytes_200, bytes_fashion, bytes_cifar100, storage_sizes,
+    for function in (beside_the_papers, gift_and_kl, cross_optimizer, kl_rates, sgd_rates, cifar100_losses,
+                     published_sets, ablation, cifar100_ablation, gains, five_sets, bytes_200, bytes_fashion, bytes_cifar100, storage_sizes,
                      storage_ways, one_label_teachers, one_label_logits, one_label_cifar10, published_cells,
                      cim_changes, cim_epochs, cifar_cells, cifar100_teachers, cifar100_scale, random_images, sets,
                      precisions, benchmark, without_us, imagenet_size, processes, hours)
