@@ -725,8 +725,9 @@ def hours() -> str:
 TABLES = {
     function.__name__.replace("_", "-"): function
     for function in (beside_the_papers, gift_and_kl, cross_optimizer, kl_rates, sgd_rates, cifar100_losses,
-                     published_sets, ablation, cifar100_ablation, gains, five_sets, bytes_200, bytes_fashion, bytes_cifar100, storage_sizes,
-                     storage_ways, one_label_teachers, one_label_logits, one_label_cifar10, published_cells,
-                     cim_changes, cim_epochs, cifar_cells, cifar100_teachers, cifar100_scale, random_images, sets,
-                     precisions, benchmark, without_us, imagenet_size, processes, hours)
+                     published_sets, ablation, cifar100_ablation, gains, five_sets, bytes_200, bytes_fashion,
+                     bytes_cifar100, storage_sizes, storage_ways, one_label_teachers, one_label_logits,
+                     one_label_cifar10, published_cells, cim_changes, cim_epochs, cifar_cells, cifar100_teachers,
+                     cifar100_scale, random_images, sets, precisions, benchmark, without_us, imagenet_size,
+                     processes, hours)
 }  # fmt: skip
