@@ -234,6 +234,13 @@ for loss in gift.LOSSES:
         CROSS_LINES.append(Figure(f"cifar10-held-out-{loss}-{rate}", f"{sgd} {HELD_OUT}"))
         CROSS_LINES.append(Figure(f"cifar10-sgd-{loss}-{rate}", f"{sgd} {CIFAR_CONV} --repeats 3"))
 
+
+def chosen_rate(held_out: dict) -> float | None:
+    """The best of {rate: top-1 on held-out images; None: it has not been run}."""
+    known = [rate for rate, top1 in held_out.items() if top1]
+    return max(known, key=lambda rate: held_out[rate]["mean"], default=None)
+
+
 # 8. CIFAR-10 and CIFAR-100 themselves; ImageNet-1K and -21K
 ONE_LABEL_PUBLISHED = {"cifar10": {1: 21.1, 10: 46.3}, "cifar100": {1: 16.0, 10: 34.3}}  # by IPC
 SRE2L_PUBLISHED = {"cifar10": {1: 22.2, 10: 39.6}, "cifar100": {1: 12.9, 10: 34.2}}  # in CIM's Table 1
@@ -352,12 +359,22 @@ def way_of(line: str) -> tuple[int, str, str, str] | None:
     return None
 
 
-# ... LPQLD, in ImageNet-1K's protocol
+# ... LPQLD, in ImageNet-1K's protocol; then a second set of each kind by the same teacher, and views without CutMix
+SECOND = "--out runs/second --teacher runs/second/cifar100/teacher-conv3-*/teacher.pt --seed 1"
+CIFAR100_LINES.append(
+    Figure("cifar100-second-teacher", f"synthesize.py {CIFAR100_CONV} --method rded --ipc 1 --out runs/second")
+)
 for ipc, batch in ((1, 20), (10, 50)):
     for images in ("random", "rded", "lpld", "sre2l"):
-        options = f"--images {images} --ipc {ipc} --protocol imagenet-1k --batch-size {batch} --top-k 10"
-        command = f"lpqld.py {CIFAR100_CONV} {options} --ablation --repeats 1"
+        options = f"--images {images} --ipc {ipc} --protocol imagenet-1k --batch-size {batch}"
+        command = f"lpqld.py {CIFAR100_CONV} {options} --top-k 10 --ablation --repeats 1"
         CIFAR100_LINES.append(Figure(f"cifar100-ablation-{images}-ipc{ipc}", command))
+        CIFAR100_LINES.append(Figure(f"cifar100-second-{images}-ipc{ipc}", f"{command} {SECOND}"))
+        if images in ("lpld", "sre2l"):
+            for p in (0, 0.9):
+                whole = f"--mix none --prune {p} --top-k 100 --reuse none --no-calibration"
+                command = f"lpqld.py {CIFAR100_CONV} {options} {whole}"
+                CIFAR100_LINES.append(Figure(f"cifar100-no-mix-{images}-ipc{ipc}-p{p}", command))
 
 for ipc, top1 in {10: 42.0, 50: 56.5}.items():
     LARGE_LINES.append(Figure(f"imagenet-rded-ipc{ipc}", f"{BY_RDED} {IMAGENET} --ipc {ipc}", top1, BEST))

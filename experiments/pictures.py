@@ -16,7 +16,7 @@ import torchvision
 from PIL import Image
 
 import common
-from experiments.lines import CIFAR100_TEACHERS, EVERY_EPOCH, SGD_RATES, way_of
+from experiments.lines import CIFAR100_TEACHERS, EVERY_EPOCH, SGD_RATES, chosen_rate, way_of
 
 NAMES = {"random": "random", "rded": "RDED", "lpld": "LPLD", "sre2l": "SRe²L"}  # kinds of images
 ONE_LABEL = "random, one label per image"
@@ -128,13 +128,10 @@ def losses_by_optimizer(done: dict[str, dict]) -> dict[str, tuple]:
     top1 = {name: kept["result"]["top1"] for name, kept in done.items() if "top1" in kept["result"]}
     found = {}
     for loss in LOSSES:
-        held_out = {rate: top1.get(f"cifar10-held-out-{loss}-{rate}") for rate in SGD_RATES}
-        known = [rate for rate in SGD_RATES if held_out[rate]]  # at the others it diverges
-        if known:
-            rate = max(known, key=lambda rate: held_out[rate]["mean"])
-            lines = {"adamw": f"cifar10-adamw-{loss}", "sgd": f"cifar10-sgd-{loss}-{rate}"}
-            if set(lines.values()) <= top1.keys():
-                found[loss] = rate, {name: top1[line] for name, line in lines.items()}
+        rate = chosen_rate({rate: top1.get(f"cifar10-held-out-{loss}-{rate}") for rate in SGD_RATES})
+        lines = {"adamw": f"cifar10-adamw-{loss}", "sgd": f"cifar10-sgd-{loss}-{rate}"}
+        if set(lines.values()) <= top1.keys():
+            found[loss] = rate, {name: top1[line] for name, line in lines.items()}
     return dict(sorted(found.items(), key=lambda item: -item[1][1]["adamw"]["mean"]))
 
 

@@ -352,6 +352,25 @@ def test_every_way_to_store_labels_has_a_place_in_the_picture(tmp_path):
     assert Image.open(tmp_path / "picture.png").size == (4 * 620, 520)
 
 
+def test_the_findings_show_the_rate_that_is_best_on_held_out_images():
+    """The test set would choose another one."""
+    held_out = {"0.01": 30.0, "0.1": 29.0}
+    top1 = {f"cifar10-held-out-gift-{rate}": mean for rate, mean in held_out.items()}
+    top1 |= {"cifar10-sgd-gift-0.01": 20.0, "cifar10-sgd-gift-0.1": 25.0, "cifar10-adamw-gift": 31.0}
+    done = {name: {"result": {"top1": common.mean_std([mean])}} for name, mean in top1.items()}
+    done["cifar10-adamw-kl"] = done["cifar10-adamw-gift"]  # without a rate of SGD it is left out
+    ((loss, (rate, scores)),) = pictures.losses_by_optimizer(done).items()
+    assert (loss, rate, scores["sgd"]["mean"], scores["adamw"]["mean"]) == ("gift", 0.01, 20.0, 31.0)
+
+
+@pytest.mark.slow
+def test_the_findings_are_drawn_from_the_raw_results(tmp_path):
+    pytest.importorskip("matplotlib", reason="the pictures need it (experiments/requirements.txt)")
+    done = {name: tables.kept(name) for name in LINES if tables.kept(name)}
+    pictures.pictures_of(done, done, tmp_path)["findings"](tmp_path / "picture.png")
+    assert Image.open(tmp_path / "picture.png").size == (1100, 420)
+
+
 @pytest.mark.slow
 def test_sets_side_by_side(tmp_path):
     """Drawn when the images of all three sets are there: their set.json has the digest of the result."""
