@@ -895,7 +895,7 @@ def teacher_draws(count: int, side: int, *seed: int) -> Tensor:
     return torch.from_numpy(np.concatenate([boxes, u[:, 40:] < 0.5], 1).astype(np.float32))
 
 
-def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int):
+def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int, draw=teacher_draws):
     """Yield (normalised views, labels) of an epoch's steps. The last, smaller batch is dropped."""
     train = data.train
     side = data.image_size
@@ -904,7 +904,7 @@ def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int):
     together = steps_together(range(len(train) // batch_size), batch_size, side, train.device)
     parts = [order[steps[0] * batch_size : (steps[-1] + 1) * batch_size] for steps in together]
     for steps, (part, images) in zip(together, train.load_each(parts), strict=True):
-        draws = [teacher_draws(batch_size, side, seed, TEACHER, VIEW, epoch, step) for step in steps]
+        draws = [draw(batch_size, side, seed, TEACHER, VIEW, epoch, step) for step in steps]
         draws = send(torch.cat(draws), train.device)
         images = normalize(images, data.colours, torch.contiguous_format)  # the layout that the crop is fast in
         views = resized_crop(images, draws[:, :4], side, flip=draws[:, 4] > 0)
@@ -927,8 +927,8 @@ def teacher_step(model, optimizer, views: Tensor, labels: Tensor) -> Tensor:
     return loss.detach()
 
 
-def train_teacher(data: Dataset, arch: str, epochs: int, seed: int, progress: Path) -> nn.Module:
-    """Train a network on the full training set with hard labels, by TEACHER_RECIPE."""
+def train_teacher(data: Dataset, arch: str, epochs: int, seed: int, progress: Path, draw=teacher_draws) -> nn.Module:
+    """Train a network on the full training set with hard labels, by TEACHER_RECIPE. draw makes its views."""
     recipe = TEACHER_RECIPE
     train = data.train
     seed_torch(seed, TEACHER)
@@ -942,7 +942,7 @@ def train_teacher(data: Dataset, arch: str, epochs: int, seed: int, progress: Pa
         model.train()
         seed_torch(seed, TEACHER, epoch)  # for networks with dropout
         total = torch.zeros((), device=data.device)
-        for step, (views, labels) in enumerate(teacher_batches(data, batch_size, seed, epoch)):
+        for step, (views, labels) in enumerate(teacher_batches(data, batch_size, seed, epoch, draw)):
             done = (epoch * steps + step + 1) / (epochs * steps + 1)
             set_rate(optimizer, teacher_rate(done))
             total += teacher_step(model, optimizer, views, labels)

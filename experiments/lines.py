@@ -299,6 +299,15 @@ for times in (0.5, 2):
     command = f"evaluate.py --images random --protocol rded {CIFAR100_CONV} {scaled} --ipc 1 --repeats 1"
     CIFAR100_LINES.append(Figure(f"cifar100-times{times}-rded-ipc1", command))
 
+# ... is it that a teacher memorises? One that was trained on the plain images, random images
+PLAIN_TEACHER = "--teacher runs/cifar100/plain-teacher-conv3-*/teacher.pt"
+CIFAR100_LINES.append(Figure("cifar100-facts-plain", f"-m experiments.teachers {CIFAR100_CONV} --plain"))
+for ipc in (1, 10):
+    command = f"evaluate.py --images random --protocol rded {CIFAR100_CONV} {PLAIN_TEACHER} --ipc {ipc} --repeats 1"
+    CIFAR100_LINES.append(Figure(f"cifar100-plain-rded-ipc{ipc}", command))
+command = f"gift.py --images random {CIFAR100_CONV} {PLAIN_TEACHER} --ipc 1"
+CIFAR100_LINES.append(Figure("cifar100-plain-gift-ipc1", command))
+
 # ... the eight losses at IPC 1
 for loss in gift.LOSSES:
     for images, repeats in {"rded": 3, "random": 1}.items():

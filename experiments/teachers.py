@@ -2,6 +2,7 @@
 
     python -m experiments.teachers --dataset cifar100 --teacher-epochs 12
     python -m experiments.teachers --dataset cifar100 --times 2          # of a copy whose logits are doubled
+    python -m experiments.teachers --dataset cifar100 --plain            # of one that is trained without views
 
 Training beside test accuracy shows what the teacher has memorised. Confidence beside accuracy shows its calibration.
 The spread of the logits is their standard deviation. Views: DSA as in GIFT's protocol, flip and CutMix as in RDED's.
@@ -95,6 +96,26 @@ def keep_multiplied(data: Dataset, teacher: Teacher, times: float) -> Path:
     return file
 
 
+def no_views(count: int, side: int, *seed: int) -> Tensor:
+    """In place of common.teacher_draws: the whole image, not flipped."""
+    return torch.tensor([0.0, 0.0, side, side, 0.0]).repeat(count, 1)
+
+
+def keep_plain(data: Dataset, arch: str, epochs: int | None, seed: int) -> Path:
+    """Train a teacher on the plain images, so that it memorises them. The file can be given as --teacher."""
+    epochs = epochs or data.teacher_epochs
+    about = {"arch": arch, "width": data.width, "epochs": epochs, "seed": seed, "recipe": common.TEACHER_RECIPE}
+    settings = {"stage": "plain teacher", **about, "precision": common.precision_on(data.device)}
+    file = common.stage_folder(data, f"plain-teacher-{arch}", settings) / "teacher.pt"
+
+    def make(progress):
+        model = common.train_teacher(data, arch, epochs, seed, progress, no_views)
+        return {"model": {name: value.cpu() for name, value in model.state_dict().items()}}
+
+    common.cached(file, make)
+    return file
+
+
 SEEN = (("test", "plain"), ("test", "enlarged"), ("train", "plain"), ("train", "dsa"), ("train", "cutmix"))
 
 
@@ -103,10 +124,14 @@ def main(argv=None) -> dict:
     most = 1000
     parser.add_argument("--times", type=common.at_least(1 / most, float, most), help="look at a copy of the teacher "
         "whose logits are so many times as large, and keep it for --teacher")  # fmt: skip
+    parser.add_argument("--plain", action="store_true", help="train a teacher on the plain images, without views")
     common.add_common_options(parser)
     args = parser.parse_args(argv)
+    if args.plain and args.teacher:
+        parser.error("--plain trains a teacher: leave out --teacher")
     data, _, arch = common.start(args)
-    teacher = common.load_teacher(data, arch, args.teacher, args.teacher_epochs, args.seed)
+    source = keep_plain(data, arch, args.teacher_epochs, args.seed) if args.plain else args.teacher
+    teacher = common.load_teacher(data, arch, source, args.teacher_epochs, args.seed)
     if args.times:
         teacher = common.load_teacher(data, arch, keep_multiplied(data, teacher, args.times))
     settings = {"stage": "teacher's facts", "teacher": teacher.info["digest"], "seed": args.seed}
