@@ -598,16 +598,23 @@ def cifar100_teachers() -> str:
     return grid(head, rows, made_by("'cifar100-facts-*' 'cifar100-epochs*'"))
 
 
-def cifar100_scale() -> str:
-    """Is it the size of the teacher's logits? The same teacher, its logits multiplied."""
+def cifar100_changed_teachers() -> str:
+    """The teacher of 12 epochs, one thing changed: the size of its logits, or the views that it was trained on."""
+    series = {"as it is": ("teacher12", "epochs12"), "logits × 0.5": ("times0.5", "times0.5")}
+    series |= {"logits × 2": ("times2", "times2"), "trained on plain images": ("plain", "plain")}
     rows = []
-    for times in (0.5, 1, 2):
-        facts = "cifar100-facts-teacher12" if times == 1 else f"cifar100-facts-times{times}"
-        line = "cifar100-epochs12-rded-ipc1" if times == 1 else f"cifar100-times{times}-rded-ipc1"
-        train = next(row for row in result(facts)["views"] if (row["split"], row["view"]) == ("train", "plain"))
-        own = [f"{train[key]:.1f}" for key in ("logit_spread", "confidence", "calibration_error")]
-        rows.append([f"× {times}", *own, cell(score(line, images="random")), f"`{line}`", run_of(result(line))])
-    return grid(["logits", "spread", "confidence", "calibration error", "random images", "line", "run"], rows)
+    for change, (facts, line) in series.items():
+        found = result(f"cifar100-facts-{facts}")
+        views = {(row["split"], row["view"]): row for row in found["views"]} if found else {}
+        if views:
+            train = views["train", "plain"]
+            own = [views["test", "plain"]["top1"], *(train[key] for key in ("top1", "confidence", "calibration_error"))]
+            own = [f"{value:.1f}" for value in (*own, train["logit_spread"])]
+            line = f"cifar100-{line}-rded-ipc"
+            top1 = [cell(score(f"{line}{ipc}", images="random")) for ipc in (1, 10)]
+            rows.append([change, *own, *top1, f"`{line}*`", run_of(result(f"{line}1")) if result(f"{line}1") else ""])
+    head = ["teacher", "test", "train", "confidence", "calibration error", "spread", "IPC 1, random", "IPC 10, random"]
+    return grid([*head, "lines", "run"], rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -734,6 +741,6 @@ TABLES = {
                      published_sets, ablation, cifar100_ablation, gains, five_sets, bytes_200, bytes_fashion,
                      bytes_cifar100, storage_sizes, storage_ways, one_label_teachers, one_label_logits,
                      one_label_cifar10, published_cells, cim_changes, cim_epochs, cifar_cells, cifar100_teachers,
-                     cifar100_scale, random_images, sets, precisions, benchmark, without_us, imagenet_size,
-                     processes, hours)
+                     cifar100_changed_teachers, random_images, sets, precisions, benchmark, without_us,
+                     imagenet_size, processes, hours)
 }  # fmt: skip
