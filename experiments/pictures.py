@@ -329,12 +329,12 @@ def draw_bytes(done: dict[str, dict], group: str, path: Path):
 
 # --- every way to store labels
 
-WAY_STYLES = {  # colour and marker
-    "LPQLD's pool, DKR and CA": ("tab:blue", "o"),
-    "HALD": ("tab:red", "s"),
-    "one label an image": ("tab:green", "^"),
-    "the teacher, GIFT's loss": ("tab:orange", "D"),
-    "the teacher, KL": ("tab:purple", "v"),
+WAY_STYLES = {  # colour, marker, place of a point's words in points
+    "LPQLD's pool, DKR and CA": ("tab:blue", "o", (6, -12)),
+    "HALD": ("tab:red", "s", (3, 5)),
+    "one label an image": ("tab:green", "^", (3, 5)),
+    "the teacher, GIFT's loss": ("tab:orange", "D", (-14, 7)),
+    "the teacher, KL": ("tab:purple", "v", (8, -4)),
 }
 
 
@@ -354,25 +354,26 @@ def ways_to_store(done: dict[str, dict]) -> dict[tuple, dict]:
 
 
 def draw_ways(done: dict[str, dict], path: Path):
-    """Accuracy over bytes, a panel for each set of images."""
+    """Accuracy over bytes, a panel for each set of images, two panels in a row."""
     panels = ways_to_store(done)
-    figure = new_figure(620 * len(panels), 520, layout="constrained")
-    axes_of = figure.subplots(1, len(panels), squeeze=False)[0]
-    for ((ipc, images), ways), axes in zip(panels.items(), axes_of, strict=True):
+    rows = (len(panels) + 1) // 2
+    figure = new_figure(1240, 520 * rows, layout="constrained")
+    for number, ((ipc, images), ways) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(rows, 2, number)
         for way, points in ways.items():
             sizes, top1, settings = zip(*points, strict=True)
             if way == EVERY_EPOCH:
                 axes.axhline(top1[0], color="black", linestyle="--", linewidth=1, label=way)
                 continue
-            colour, marker = WAY_STYLES[way]
+            colour, marker, place = WAY_STYLES[way]
             axes.plot(sizes, top1, marker=marker, color=colour, label=way)
             for *point, setting in points:
-                axes.annotate(setting, point, (3, 5), textcoords="offset points", fontsize=8, color=colour)
+                axes.annotate(setting, point, place, textcoords="offset points", fontsize=8, color=colour)
         axes.set(xscale="log", xlabel="bytes of the labels", ylabel="top-1 on the test set, %: one student")
         about = f"CIFAR-100, {NAMES[images]} images, {ipc} per class, ConvNet-3, 300 epochs"
         two_titles(axes, "Where should the bytes go?", about)
         axes.grid(alpha=0.3)
-        axes.margins(x=0.1)  # room for the settings
+        axes.margins(0.12)  # room for the settings
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=9)
     save(figure, path)
 

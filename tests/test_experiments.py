@@ -349,7 +349,7 @@ def test_every_way_to_store_labels_has_a_place_in_the_picture(tmp_path):
     assert ways.keys() == pictures.WAY_STYLES.keys() | {pictures.EVERY_EPOCH}
     assert [setting for *_, setting in ways["the teacher, KL"]] == ["32 bits", "16 bits", "8 bits", "4 bits"]
     pictures.draw_ways(done, tmp_path / "picture.png")
-    assert Image.open(tmp_path / "picture.png").size == (4 * 620, 520)
+    assert Image.open(tmp_path / "picture.png").size == (2 * 620, 2 * 520)
 
 
 def test_the_findings_show_the_rate_that_is_best_on_held_out_images():
