@@ -716,19 +716,24 @@ def load_dataset(
 # Scoring and teachers
 
 
+def enlarge_and_cut(x: Tensor, larger: int) -> Tensor:
+    """Resize images [N, 3, S, S] to `larger` pixels, and cut out their centre, S x S."""
+    resized = F.interpolate(x, size=(larger, larger), mode="bilinear", antialias=True)
+    return pil_transforms.center_crop(resized, x.shape[-1]).contiguous(memory_format=torch.channels_last)
+
+
 @torch.no_grad()
 def accuracy(model: nn.Module, split: Split, colours, batch_size=200, enlarge=None) -> tuple[float, float]:
     """Top-1 and top-5 in percent on all images of a split, in fp32 (top-C if there are fewer than five classes).
 
-    enlarge: resize the images to this side first, and cut out their centre.
+    enlarge: resize the images to this side first, and cut out their centre (enlarge_and_cut).
     """
     model.eval()
     hits = torch.zeros(2, device=split.device)
     for images, labels in split.batches(batch_size):
         x = normalize(images, colours)
         if enlarge:
-            larger = F.interpolate(x, size=(enlarge, enlarge), mode="bilinear", antialias=True)
-            x = pil_transforms.center_crop(larger, x.shape[-1]).contiguous(memory_format=torch.channels_last)
+            x = enlarge_and_cut(x, enlarge)
         logits = model(x)
         ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
         ranked &= logits.isfinite().all(1, keepdim=True)  # a network that has diverged gets no image right
@@ -768,9 +773,11 @@ class Teacher(NamedTuple):
     info: dict  # arch, width, accuracy, file, digest of its weights
 
 
-def load_teacher(data: Dataset, arch: str, checkpoint=None, epochs=None, seed=0) -> Teacher:
-    """Load this checkpoint; or torchvision's weights (ImageNet-1K); or train a teacher, once. Prints its accuracy."""
-    cause = WRONG_ORDER
+def load_teacher(data: Dataset, arch: str, checkpoint=None, epochs=None, seed=0, cause=WRONG_ORDER) -> Teacher:
+    """Load this checkpoint; or torchvision's weights (ImageNet-1K); or train a teacher, once. Prints its accuracy.
+
+    cause: what is said to be the cause if a checkpoint's accuracy is low.
+    """
     how = "from"
     if checkpoint:
         source = checkpoint
@@ -854,10 +861,13 @@ def torchvision_teacher(arch, data) -> tuple[nn.Module, float, str]:
     return model, weights.meta["_metrics"]["ImageNet-1K"]["acc@1"], str(weights)
 
 
-def own_teacher(data: Dataset, arch, epochs, seed) -> tuple[Path, str]:
-    """Train a teacher by TEACHER_RECIPE, or find it. Returns its file, and which of the two it was, in words."""
+def own_teacher(data: Dataset, arch, epochs, seed, stage="teacher", draw=None) -> tuple[Path, str]:
+    """Train a teacher by TEACHER_RECIPE, or find it. Returns its file, and which of the two it was, in words.
+
+    draw makes its views (default: teacher_draws). With another one the stage has another name.
+    """
     settings = {
-        "stage": "teacher",
+        "stage": stage,
         "arch": arch,
         "width": data.width,
         "epochs": epochs,
@@ -865,11 +875,10 @@ def own_teacher(data: Dataset, arch, epochs, seed) -> tuple[Path, str]:
         "recipe": TEACHER_RECIPE,
         "precision": precision_on(data.device),
     }
-    folder = stage_folder(data, f"teacher-{arch}", settings)
-    file = folder / "teacher.pt"
+    file = stage_folder(data, f"{stage.replace(' ', '-')}-{arch}", settings) / "teacher.pt"
 
     def make(progress):
-        model = train_teacher(data, arch, epochs, seed, progress)
+        model = train_teacher(data, arch, epochs, seed, progress, draw or teacher_draws)
         top1, _ = accuracy(model, data.test, data.colours)
         state = {name: value.cpu() for name, value in model.state_dict().items()}
         return {"model": state, "accuracy": top1, "settings": json.dumps(settings)}

@@ -104,8 +104,8 @@ def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
     row and column of the cutout.
     Each image draws its own numbers, U(a, b) uniformly between a and b. S is the side:
       flip, in half of the cases; brightness U(-0.5, 0.5); saturation U(0, 2); contrast U(0.5, 1.5);
-      crop (a shift of up to int(S/8 + 0.5) whole pixels per axis) or scale (the sampling grid times U(1/1.2, 1.2) per
-      axis) or rotate (by U(-15, 15) degrees): which of the three, is drawn once for the whole batch;
+      one of three, drawn once for the whole batch: crop (a shift of up to int(S/8 + 0.5) whole pixels per axis), scale
+      (the sampling grid times U(1/1.2, 1.2) per axis), rotate (by U(-15, 15) degrees);
       cutout, a square of side int(S/2 + 0.5) with a uniform centre.
     Source: released code, utils/transforms.py, DiffAug(color_crop_cutout_flip_scale_rotate, batch=False).
     """
@@ -349,7 +349,8 @@ def add_options(parser, images="rded"):
     positive = common.at_least(1)
     add("--images", default=images, help=f"{synthesize.IMAGES_HELP} (default: {images})")
     add("--optimizer", choices=OPTIMIZERS, default="adamw", help="default: adamw, the paper's")
-    add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: 1e-3; for sgd 0.1)")
+    add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: 1e-3; sgd 0.1; ViT-B/16 and "
+        "Swin-V2-T with adamw 1e-4)")  # fmt: skip
     add("--epochs", type=positive, help="epochs of the student (default: 1000; ImageNet-1K and fashion 300)")
     add("--repeats", type=positive, default=1, help="students, with seeds --seed, --seed + 1 ... (default: 1)")
     add("--view-factor", type=positive, help="tiles per side of mosaics, shown one by one (default: 2 for RDED's "

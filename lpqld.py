@@ -236,7 +236,8 @@ def check_labels(labels: Labels, count: int, data: Dataset):
         left = f"leaves {in_pool} label batches of {size}, and one epoch takes {per_epoch}"
         way_out = f"at least --epochs {enough}, or less pruning, such as --prune 0.5"
         raise UserError(f"--prune {labels.prune} of {labels.epochs} epochs {left}: {way_out}")
-    needed = in_pool * size * (28 + 4 * k)
+    per_logit = 2 if k == data.num_classes else 4  # all logits are kept without the numbers of their classes
+    needed = in_pool * size * (28 + per_logit * k)
     memory = common.memory(data.device)
     if needed > memory:
         gigabytes = f"{needed / 2**30:,.0f} GB, {data.device} has {memory / 2**30:,.0f} for this process"
@@ -250,10 +251,10 @@ def check_labels(labels: Labels, count: int, data: Dataset):
 def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, scale=CROP_SCALE) -> Tensor:
     """The views of one label batch as whole numbers: int16 [B, 12]. The columns are:
 
-    crop (top, left, height, width): area 0.08 to 1, ratio 3/4 to 4/3; flip (0 or 1);
+    crop (top, left, height, width): area within `scale`, ratio 3/4 to 4/3; flip (0 or 1);
     hole (top, left, bottom, right). CutMix: lambda ~ Beta(1, 1), one hole for the batch, of side
     2 * (int(S * sqrt(1 - lambda)) // 2), its centre uniform, clipped. Cutout: half the side, one for each image;
-    what fills the hole (3): the number of another image of the batch (CutMix), or a colour (cutout).
+    what fills the hole (3): the number of a random image of the batch (CutMix), or a colour (cutout).
     Source: released utils_fkd.py. It stores the boxes, with crops rounded to float16, so that its views cannot be
     drawn again exactly.
     """
@@ -473,7 +474,7 @@ def students(data: Dataset, distilled: Distilled, pool: LabelPool, training: Tra
     made = pool.made
     settings = {"stage": "lpqld", "labels": pool.info["digest"], "arch": arch, **asdict(made), **asdict(training)}
     parts = f"p{made.prune:g}-k{made.top_k}-{training.reuse}" + "-ca" * training.calibrate
-    full = len(distilled.images) * made.epochs * data.num_classes * 2
+    full = len(distilled.images) * training.epochs * data.num_classes * 2
     size = pool.info["bytes"]
     sizes = {"label_bytes": size, "full_label_bytes": full, "times_smaller": full / size}
     train = partial(train_student, data, pool, training, arch)
@@ -662,7 +663,7 @@ def ablation(
     seeds,
     seed: int,
 ) -> dict:
-    """Switch on P, Q, DKR and CA one after the other; then leave out Q, which shows what Q costs; then P too."""
+    """Switch on P, Q, DKR and CA one by one. Then all without Q, and all without Q and P."""
     pools = {}
     rows = {}
     for name, (label_changes, training_changes) in ABLATION.items():
@@ -722,7 +723,8 @@ def read_options(argv):
         "tinyimagenet 64, else a fifth of the images, 10 to 128)")  # fmt: skip
     add("--epochs", type=positive, help="epochs of the student (default: 300; tinyimagenet 100)")
     add("--mix", choices=MIXES, help="how views are mixed (default: cutmix; imagenet-21k cutout, tinyimagenet none)")
-    add("--protocol", choices=PROTOCOLS, help="settings of this data set (default: --dataset, else imagenet-1k)")
+    add("--protocol", choices=PROTOCOLS, help="settings of this data set (default: --dataset's; for others "
+        "imagenet-1k's, with the values above)")  # fmt: skip
     add("--reuse", choices=("step", "cosine", "none"), help="DKR: how the labels' temperature falls (default: step)")
     add("--no-calibration", action="store_true", help="switch off CA: the student's temperature is the labels'")
     add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: 1e-3; imagenet-21k 2e-3, "
@@ -753,6 +755,8 @@ def main(argv=None) -> dict:
     )  # fmt: skip
     if not args.labels:
         check_labels(labels, count, data)
+    if args.ablation:  # the largest of its pools
+        check_labels(replace(labels, prune=0.0, top_k=data.num_classes), count, data)
     teacher = None
     if args.teacher or not args.labels:
         teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)

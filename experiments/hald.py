@@ -107,7 +107,7 @@ def hard_batches(distilled: Distilled, data: Dataset, batch_size: int, seed: int
     """
     side = data.image_size
     count = len(distilled.images) // batch_size
-    order = common.shuffled(len(distilled.images), seed, common.CHOICE, epoch)[: count * batch_size]
+    order = common.shuffled(len(distilled.images), seed, common.ORDER, epoch)[: count * batch_size]
     order = common.send(order.view(count, batch_size), data.device)
     for steps in common.steps_together(range(count), batch_size, side, data.device):
         streams = [(seed, common.VIEW, epoch, step) for step in steps]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import common
 import gift
+import lpqld
 import synthesize
 from common import Dataset, Students, Teacher, UserError
 from gift import Protocol
@@ -41,7 +42,7 @@ def fixed_labels(teacher_logits: Tensor, k: int) -> Tensor:
 
 def fixed_label_bytes(count: int, num_classes: int, k: int) -> int:
     """Bytes of `count` labels: 2 for each logit, and ceil(log2 C) bits for its class if k < C."""
-    bits = (num_classes - 1).bit_length() if k < num_classes else 0
+    bits = lpqld.class_bits(num_classes) if k < num_classes else 0
     return count * k * 2 + -(-count * k * bits // 8)
 
 

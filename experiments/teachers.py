@@ -1,8 +1,8 @@
 """What a teacher gives its students: accuracy and confidence on test images, training images and their views.
 
     python -m experiments.teachers --dataset cifar100 --teacher-epochs 12
-    python -m experiments.teachers --dataset cifar100 --times 2          # of a copy whose logits are doubled
-    python -m experiments.teachers --dataset cifar100 --plain            # of one that is trained without views
+    python -m experiments.teachers --dataset cifar100 --times 2          # look at a copy with doubled logits
+    python -m experiments.teachers --dataset cifar100 --plain            # train one without views, and look at it
 
 Training beside test accuracy shows what the teacher has memorised. Confidence beside accuracy shows its calibration.
 The spread of the logits is their standard deviation. Views: DSA as in GIFT's protocol, flip and CutMix as in RDED's.
@@ -20,7 +20,7 @@ import gift
 import lpqld
 from common import Dataset, Teacher, UserError
 
-MOST = 10_000  # training images that are looked at
+MOST = 10_000  # images of a split that are looked at, at most
 BINS = 15  # of the confidence, as usual for the calibration error
 
 
@@ -56,8 +56,7 @@ def views_of(data: Dataset, images: Tensor, kind: str, seed: int, step: int) -> 
         return lpqld.label_view(images, draws[None].to(images.device), "cutmix", data.colours)
     x = common.normalize(images, data.colours)
     if kind == "enlarged":
-        larger = F.interpolate(x, size=(side * 9 // 8,) * 2, mode="bilinear", antialias=True)
-        x = common.pil_transforms.center_crop(larger, side).contiguous(memory_format=torch.channels_last)
+        x = common.enlarge_and_cut(x, side * 9 // 8)
     if kind == "dsa":
         x = gift.dsa(x, gift.dsa_draws(len(images), side, *stream).to(images.device))
     return x
@@ -65,7 +64,10 @@ def views_of(data: Dataset, images: Tensor, kind: str, seed: int, step: int) -> 
 
 @torch.no_grad()
 def row_of(data: Dataset, teacher: Teacher, split_name: str, kind: str, seed: int) -> dict:
-    """facts() for one view of each image of a split, or of MOST random images of a larger split."""
+    """facts() for one view of each image of a split, or of MOST random images of a larger split.
+
+    With CutMix only the class of the first image counts as right.
+    """
     split = data.test if split_name == "test" else data.train
     logits = []
     labels = []
@@ -77,7 +79,7 @@ def row_of(data: Dataset, teacher: Teacher, split_name: str, kind: str, seed: in
 
 
 def multiplied(model: nn.Module, times: float) -> nn.Module:
-    """A copy of the network with logits `times` as large. It predicts the same, and is more or less sure of it."""
+    """A copy of the network with logits `times` as large: the same predictions, with more or with less confidence."""
     model = copy.deepcopy(model)
     linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     if not linear:
@@ -101,28 +103,12 @@ def no_views(count: int, side: int, *seed: int) -> Tensor:
     return torch.tensor([0.0, 0.0, side, side, 0.0]).repeat(count, 1)
 
 
-def keep_plain(data: Dataset, arch: str, epochs: int | None, seed: int) -> Path:
-    """Train a teacher on the plain images, so that it memorises them. The file can be given as --teacher."""
-    epochs = epochs or data.teacher_epochs
-    about = {"arch": arch, "width": data.width, "epochs": epochs, "seed": seed, "recipe": common.TEACHER_RECIPE}
-    settings = {"stage": "plain teacher", **about, "precision": common.precision_on(data.device)}
-    file = common.stage_folder(data, f"plain-teacher-{arch}", settings) / "teacher.pt"
-
-    def make(progress):
-        model = common.train_teacher(data, arch, epochs, seed, progress, no_views)
-        return {"model": {name: value.cpu() for name, value in model.state_dict().items()}}
-
-    common.cached(file, make)
-    return file
-
-
 SEEN = (("test", "plain"), ("test", "enlarged"), ("train", "plain"), ("train", "dsa"), ("train", "cutmix"))
 
 
 def main(argv=None) -> dict:
     parser = common.Parser(__doc__)
-    most = 1000
-    parser.add_argument("--times", type=common.at_least(1 / most, float, most), help="look at a copy of the teacher "
+    parser.add_argument("--times", type=common.at_least(0.001, float, 1000), help="look at a copy of the teacher "
         "whose logits are so many times as large, and keep it for --teacher")  # fmt: skip
     parser.add_argument("--plain", action="store_true", help="train a teacher on the plain images, without views")
     common.add_common_options(parser)
@@ -130,8 +116,12 @@ def main(argv=None) -> dict:
     if args.plain and args.teacher:
         parser.error("--plain trains a teacher: leave out --teacher")
     data, _, arch = common.start(args)
-    source = keep_plain(data, arch, args.teacher_epochs, args.seed) if args.plain else args.teacher
-    teacher = common.load_teacher(data, arch, source, args.teacher_epochs, args.seed)
+    if args.plain:
+        epochs = args.teacher_epochs or data.teacher_epochs
+        file, _ = common.own_teacher(data, arch, epochs, args.seed, "plain teacher", no_views)
+        teacher = common.load_teacher(data, arch, file, cause="it is trained on plain images")
+    else:
+        teacher = common.load_teacher(data, arch, args.teacher, args.teacher_epochs, args.seed)
     if args.times:
         teacher = common.load_teacher(data, arch, keep_multiplied(data, teacher, args.times))
     settings = {"stage": "teacher's facts", "teacher": teacher.info["digest"], "seed": args.seed}
