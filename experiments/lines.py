@@ -350,6 +350,9 @@ for ipc, batch in ((1, 20), (10, 50)):
                 options = f"--epochs 300 --bits {bits} --loss {loss}"
                 ways[f"teacher-{bits}-{loss}"] = f"-m experiments.small_teacher {of_set} {options}"
         CIFAR100_LINES += [Figure(f"bytes-{images}-ipc{ipc}-{way}", command) for way, command in ways.items()]
+for labels in (20, 100):  # HALD with its own rate
+    command = f"-m experiments.hald {CIFAR100_CONV} --images random --ipc 1 --labels-per-class {labels}"
+    CIFAR100_LINES.append(Figure(f"cifar100-hald-released-rate-{labels}", command))
 EVERY_EPOCH = "labels of every epoch, without DKR and CA"
 WAYS = {  # the end of such a line's name: the way to store labels, its setting
     "full": (EVERY_EPOCH, ""),
