@@ -197,6 +197,9 @@ def test_epochs_whose_labels_memory_cannot_hold_are_refused(fashion, in_process,
     assert complaint == f"error: {needed}: keep fewer labels, or fewer logits\n"
     monkeypatch.setattr(common, "memory", lambda device: 2**40)
     lpqld.check_labels(lpqld.Labels(epochs=2**31, batch_size=20, top_k=3), 100, fashion)
+    status, _, complaint = in_process(lpqld, "--epochs", 2**31, "--top-k", 3, "--ablation", "--out", tmp_path)
+    assert (status, list(tmp_path.rglob("teacher*"))) == (2, [])  # its pool of full labels
+    assert complaint.startswith("error: 10,737,418,240 label batches of 20 take 9,600 GB")  # 28 + 2 * 10 bytes a label
 
 
 def test_learning_rates():
