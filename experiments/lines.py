@@ -343,6 +343,7 @@ for ipc, batch in ((1, 20), (10, 50)):
         for labels in (10, 20, 50, 100):
             options = f"--labels-per-class {labels} --lr 0.001 --eta 1"  # LPQLD's rate, which falls to 0
             ways[f"hald-{labels}"] = f"-m experiments.hald {of_set} {options}"
+            ways[f"hald-squared-{labels}"] = f"-m experiments.hald {of_set} {options} --squared"
         for k in (1, 5, 10, 100):
             ways[f"one-label-k{k}"] = f"-m experiments.one_label {of_set} --epochs 300 --logits {k}"
         for bits in (32, 16, 8, 4):
@@ -358,6 +359,7 @@ WAYS = {  # the end of such a line's name: the way to store labels, its setting
     "full": (EVERY_EPOCH, ""),
     r"lpqld-p([\d.]+)-k(\d+)": ("LPQLD's pool, DKR and CA", "p {}, k {}"),
     r"hald-(\d+)": ("HALD", "{} a class"),
+    r"hald-squared-(\d+)": ("HALD, its soft loss times T²", "{} a class"),
     r"one-label-k(\d+)": ("one label an image", "k {}"),
     r"teacher-(\d+)-gift": ("the teacher, GIFT's loss", "{} bits"),
     r"teacher-(\d+)-kl": ("the teacher, KL", "{} bits"),

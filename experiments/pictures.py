@@ -332,6 +332,7 @@ def draw_bytes(done: dict[str, dict], group: str, path: Path):
 WAY_STYLES = {  # colour, marker, place of a point's words in points
     "LPQLD's pool, DKR and CA": ("tab:blue", "o", (6, -12)),
     "HALD": ("tab:red", "s", (3, 5)),
+    "HALD, its soft loss times T²": ("tab:pink", "P", (3, 5)),
     "one label an image": ("tab:green", "^", (3, 5)),
     "the teacher, GIFT's loss": ("tab:orange", "D", (-14, 7)),
     "the teacher, KL": ("tab:purple", "v", (8, -4)),
