@@ -106,6 +106,18 @@ def test_the_script_and_how_it_resumes(in_process, small_teacher, tmp_path, monk
     assert math.isfinite(results[0]["top1"]) and leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("option, soft", [((), 1.0), (("--squared",), 400.0)])
+def test_squared_multiplies_the_loss_of_the_soft_phases_alone(
+    in_process, small_teacher, tmp_path, monkeypatch, option, soft
+):
+    factors = []  # (temperature, factor) of each step
+    step = lpqld.training_step
+    monkeypatch.setattr(lpqld, "training_step", lambda *args: factors.append(args[4:]) or step(*args))
+    words = (*SMALL.split(), "--teacher", small_teacher[1].info["file"], "--out", tmp_path)
+    assert in_process(hald, *words, *option)[0] == 0
+    assert factors == [(20.0, soft)] + 2 * [(1.0, 1.0)] + 2 * [(20.0, soft)]  # a step an epoch: 1, 2 and 2 epochs
+
+
 @pytest.mark.parametrize(
     "options, complaint",
     [
