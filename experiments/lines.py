@@ -289,10 +289,9 @@ for ipc in (1, 10):
             command = f"evaluate.py --images rded --protocol {protocol} --losses {loss} {CIFAR100_CONV}"
             options = f"--teacher-epochs {epochs} --ipc {ipc} --repeats 1"
             CIFAR100_LINES.append(Figure(f"cifar100-epochs{epochs}-{protocol}-ipc{ipc}", f"{command} {options}"))
+# ... 60 epochs, IPC 10, without RDED's images, which would take as long again
 command = f"evaluate.py --images random --protocol rded --losses kl {CIFAR100_CONV} --teacher-epochs 60 --ipc 10"
-CIFAR100_LINES.append(
-    Figure("cifar100-epochs60-random-ipc10", f"{command} --repeats 1")
-)  # without RDED's images, which would take as long again
+CIFAR100_LINES.append(Figure("cifar100-epochs60-random-ipc10", f"{command} --repeats 1"))
 
 # ... is it how large the teacher's logits are? Its logits multiplied, random images
 for times in (0.5, 2):
