@@ -356,6 +356,8 @@ def ways_to_store(done: dict[str, dict]) -> dict[tuple, dict]:
 
 def draw_ways(done: dict[str, dict], path: Path):
     """Accuracy over bytes, a panel for each set of images, two panels in a row."""
+    from matplotlib import ticker
+
     panels = ways_to_store(done)
     rows = (len(panels) + 1) // 2
     figure = new_figure(1240, 520 * rows, layout="constrained")
@@ -375,6 +377,7 @@ def draw_ways(done: dict[str, dict], path: Path):
         two_titles(axes, "Where should the bytes go?", about)
         axes.grid(alpha=0.3)
         axes.margins(0.12)  # room for the settings
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=9)
     save(figure, path)
 
