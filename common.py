@@ -864,7 +864,7 @@ def torchvision_teacher(arch, data) -> tuple[nn.Module, float, str]:
 def own_teacher(data: Dataset, arch, epochs, seed, stage="teacher", draw=None) -> tuple[Path, str]:
     """Train a teacher by TEACHER_RECIPE, or find it. Returns its file, and which of the two it was, in words.
 
-    draw makes its views (default: teacher_draws). With another one the stage has another name.
+    draw makes its views (default: teacher_draws); with another one, give another name of the stage.
     """
     settings = {
         "stage": stage,

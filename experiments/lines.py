@@ -307,8 +307,6 @@ CIFAR100_LINES.append(Figure("cifar100-facts-plain", f"-m experiments.teachers {
 for ipc in (1, 10):
     command = f"evaluate.py --images random --protocol rded {CIFAR100_CONV} {PLAIN_TEACHER} --ipc {ipc} --repeats 1"
     CIFAR100_LINES.append(Figure(f"cifar100-plain-rded-ipc{ipc}", command))
-command = f"gift.py --images random {CIFAR100_CONV} {PLAIN_TEACHER} --ipc 1"
-CIFAR100_LINES.append(Figure("cifar100-plain-gift-ipc1", command))
 
 # ... the eight losses at IPC 1
 for loss in gift.LOSSES:
@@ -388,8 +386,8 @@ for ipc, batch in ((1, 20), (10, 50)):
         CIFAR100_LINES.append(Figure(f"cifar100-second-{images}-ipc{ipc}", f"{command} {SECOND}"))
         if images in ("lpld", "sre2l"):
             for p in (0, 0.9):
-                whole = f"--mix none --prune {p} --top-k 100 --reuse none --no-calibration"
-                command = f"lpqld.py {CIFAR100_CONV} {options} {whole}"
+                no_mix = f"--mix none --prune {p} --top-k 100 --reuse none --no-calibration"
+                command = f"lpqld.py {CIFAR100_CONV} {options} {no_mix}"
                 CIFAR100_LINES.append(Figure(f"cifar100-no-mix-{images}-ipc{ipc}-p{p}", command))
 
 for ipc, top1 in {10: 42.0, 50: 56.5}.items():
