@@ -303,10 +303,20 @@ for times in (0.5, 2):
 
 # ... is it that a teacher memorises? One that was trained on the plain images, random images
 PLAIN_TEACHER = "--teacher runs/cifar100/plain-teacher-conv3-*/teacher.pt"
-CIFAR100_LINES.append(Figure("cifar100-facts-plain", f"-m experiments.teachers {CIFAR100_CONV} --plain"))
+CIFAR100_LINES.append(Figure("cifar100-facts-plain", f"-m experiments.teachers {CIFAR100_CONV} --views plain"))
 for ipc in (1, 10):
     command = f"evaluate.py --images random --protocol rded {CIFAR100_CONV} {PLAIN_TEACHER} --ipc {ipc} --repeats 1"
     CIFAR100_LINES.append(Figure(f"cifar100-plain-rded-ipc{ipc}", command))
+
+# ... is it the teacher's views, and many epochs? One trained for 60 epochs on random resized crops
+CROPS_TEACHER = "--teacher runs/cifar100/crops-teacher-conv3-*/teacher.pt"
+command = f"-m experiments.teachers {CIFAR100_CONV} --views crops --teacher-epochs 60"
+CIFAR100_LINES.append(Figure("cifar100-facts-crops60", command))
+for images, ipc in (("rded", 1), ("random", 10), ("rded", 10)):
+    command = f"evaluate.py --images {images} --protocol rded {CIFAR100_CONV} {CROPS_TEACHER} --ipc {ipc} --repeats 1"
+    CIFAR100_LINES.append(Figure(f"cifar100-crops60-{images}-ipc{ipc}", command))
+command = f"gift.py --images rded {CIFAR100_CONV} {CROPS_TEACHER} --ipc 1 --loss mse"
+CIFAR100_LINES.append(Figure("cifar100-crops60-cim-ipc1", command, 21.8, CIM_NOTE))
 
 # ... the eight losses at IPC 1
 for loss in gift.LOSSES:

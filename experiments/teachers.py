@@ -2,7 +2,7 @@
 
     python -m experiments.teachers --dataset cifar100 --teacher-epochs 12
     python -m experiments.teachers --dataset cifar100 --times 2          # look at a copy with doubled logits
-    python -m experiments.teachers --dataset cifar100 --plain            # train one without views, and look at it
+    python -m experiments.teachers --dataset cifar100 --views plain      # train one on other views, and look at it
 
 Training beside test accuracy shows what the teacher has memorised. Confidence beside accuracy shows its calibration.
 The spread of the logits is their standard deviation. Views: DSA as in GIFT's protocol, flip and CutMix as in RDED's.
@@ -11,6 +11,7 @@ The spread of the logits is their standard deviation. Views: DSA as in GIFT's pr
 import copy
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -98,10 +99,20 @@ def keep_multiplied(data: Dataset, teacher: Teacher, times: float) -> Path:
     return file
 
 
-def no_views(count: int, side: int, *seed: int) -> Tensor:
+def no_draws(count: int, side: int, *seed: int) -> Tensor:
     """In place of common.teacher_draws: the whole image, not flipped."""
     return torch.tensor([0.0, 0.0, side, side, 0.0]).repeat(count, 1)
 
+
+def crop_draws(count: int, side: int, *seed: int) -> Tensor:
+    """In place of common.teacher_draws: random resized crops (scale 0.08 to 1) and flips, as in torchvision's script."""
+    u = common.random_stream(*seed).random_sample((count, 41))
+    boxes = common.crop_boxes(u[:, :40].reshape(count, 10, 4), side, side)
+    flips = u[:, 40:] < 0.5
+    return torch.from_numpy(np.concatenate([boxes, flips], 1).astype(np.float32))
+
+
+OTHER_VIEWS = {"plain": no_draws, "crops": crop_draws}
 
 SEEN = (("test", "plain"), ("test", "enlarged"), ("train", "plain"), ("train", "dsa"), ("train", "cutmix"))
 
@@ -110,16 +121,18 @@ def main(argv=None) -> dict:
     parser = common.Parser(__doc__)
     parser.add_argument("--times", type=common.at_least(0.001, float, 1000), help="look at a copy of the teacher "
         "whose logits are so many times as large, and keep it for --teacher")  # fmt: skip
-    parser.add_argument("--plain", action="store_true", help="train a teacher on the plain images, without views")
+    parser.add_argument("--views", choices=tuple(OTHER_VIEWS), help="train a teacher on the plain images, or on random "
+        "resized crops, in place of shifts")  # fmt: skip
     common.add_common_options(parser)
     args = parser.parse_args(argv)
-    if args.plain and args.teacher:
-        parser.error("--plain trains a teacher: leave out --teacher")
+    if args.views and args.teacher:
+        parser.error("--views trains a teacher: leave out --teacher")
     data, _, arch = common.start(args)
-    if args.plain:
+    if args.views:
         epochs = args.teacher_epochs or data.teacher_epochs
-        file, _ = common.own_teacher(data, arch, epochs, args.seed, "plain teacher", no_views)
-        teacher = common.load_teacher(data, arch, file, cause="it is trained on plain images")
+        stage = f"{args.views} teacher"
+        file, _ = common.own_teacher(data, arch, epochs, args.seed, stage, OTHER_VIEWS[args.views])
+        teacher = common.load_teacher(data, arch, file, cause=f"it is trained on other views ({args.views})")
     else:
         teacher = common.load_teacher(data, arch, args.teacher, args.teacher_epochs, args.seed)
     if args.times:

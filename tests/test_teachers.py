@@ -69,11 +69,13 @@ def test_a_network_without_a_linear_layer_cannot_be_multiplied():
 @pytest.mark.slow
 def test_a_plain_teacher_sees_the_images_as_they_are(in_process, fashion, tmp_path):
     """It is trained once, and can be given as --teacher."""
-    views, _ = next(common.teacher_batches(fashion, 8, 0, 0, teachers.no_views))
+    views, _ = next(common.teacher_batches(fashion, 8, 0, 0, teachers.no_draws))
     first = fashion.train.images[common.shuffled(len(fashion.train), 0, common.TEACHER, common.ORDER, 0)[:8]]
     assert torch.allclose(views, common.normalize(first, fashion.colours), atol=1e-6)
     words = ("--width", 4, "--device", "cpu", "--out", tmp_path)
-    tables = [in_process(teachers, *words, "--teacher-epochs", 1, "--plain")[1].split("\n\n")[1] for _ in range(2)]
+    tables = [
+        in_process(teachers, *words, "--teacher-epochs", 1, "--views", "plain")[1].split("\n\n")[1] for _ in range(2)
+    ]
     (file,) = tmp_path.rglob("plain-teacher-*/teacher.pt")
     assert tables[0] == tables[1] == in_process(teachers, *words, "--teacher", file)[1].split("\n\n")[1]
 
@@ -95,7 +97,7 @@ def test_the_script(in_process, small_teacher, tmp_path):
     "options, words",
     [
         (("--teacher", "/nowhere.pt"), "there is no file"),
-        (("--teacher", "/nowhere.pt", "--plain"), "leave out --teacher"),
+        (("--teacher", "/nowhere.pt", "--views", "plain"), "leave out --teacher"),
         (("--loss", "kl"), "help"),
     ],
 )
