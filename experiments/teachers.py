@@ -105,7 +105,7 @@ def no_draws(count: int, side: int, *seed: int) -> Tensor:
 
 
 def crop_draws(count: int, side: int, *seed: int) -> Tensor:
-    """In place of common.teacher_draws: random resized crops (scale 0.08 to 1) and flips, as in torchvision's script."""
+    """In place of common.teacher_draws: random resized crops (scale 0.08 to 1), flips; as torchvision's script."""
     u = common.random_stream(*seed).random_sample((count, 41))
     boxes = common.crop_boxes(u[:, :40].reshape(count, 10, 4), side, side)
     flips = u[:, 40:] < 0.5

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from pytest import approx
+from torchvision.transforms import RandomResizedCrop
 
 import common
 from experiments import teachers
@@ -78,6 +79,21 @@ def test_a_plain_teacher_sees_the_images_as_they_are(in_process, fashion, tmp_pa
     ]
     (file,) = tmp_path.rglob("plain-teacher-*/teacher.pt")
     assert tables[0] == tables[1] == in_process(teachers, *words, "--teacher", file)[1].split("\n\n")[1]
+
+
+def test_crops_are_those_of_torchvisions_script():
+    """Random resized crops inside the image, as large as torchvision's, and half of them flipped."""
+    draws = teachers.crop_draws(2000, 32, 0)
+    top, left, height, width, flip = draws.T
+    assert draws[:, :2].min() >= 0 and (top + height).max() <= 32 and (left + width).max() <= 32
+    common.seed_torch(0)
+    image = torch.zeros(3, 32, 32)
+    theirs = [RandomResizedCrop.get_params(image, (0.08, 1), (3 / 4, 4 / 3)) for _ in range(2000)]
+    _, _, their_height, their_width = torch.tensor(theirs).float().T
+    for ours, other in ((height, their_height), (width, their_width), (height * width, their_height * their_width)):
+        assert ours.mean().item() == approx(other.mean().item(), rel=0.03)
+        assert ours.std().item() == approx(other.std().item(), rel=0.05)
+    assert flip.mean().item() == approx(0.5, abs=0.05)
 
 
 def test_the_script(in_process, small_teacher, tmp_path):
