@@ -5,6 +5,7 @@
 A test compares the formula with real label pools.
 """
 
+import functools
 from typing import NamedTuple
 
 import common
@@ -89,10 +90,13 @@ def bytes_of_ways(data_set: str, ipc: int) -> dict[str, int]:
         found[name] = label_bytes(in_pool, k, classes)
     for name, k in (("one label an image", classes), ("one label an image, k = C / 10", classes // 10)):
         found[name] = one_label.fixed_label_bytes(count, classes, k)
+    return found | teacher_bytes(arch, classes, side)
+
+
+@functools.cache
+def teacher_bytes(arch: str, classes: int, side: int) -> dict[str, int]:
     model = common.build_model(arch, classes, side)
-    for bits in small_teacher.BITS:
-        found[f"the teacher, {bits} bits a weight"] = small_teacher.store(model, bits)[1]
-    return found
+    return {f"the teacher, {bits} bits a weight": small_teacher.store(model, bits)[1] for bits in small_teacher.BITS}
 
 
 def table_of_ways() -> tuple[list[str], list[list[str]]]:

@@ -77,6 +77,7 @@ def test_targets_of_a_hard_epoch_are_of_the_pixels_that_its_views_show(fashion, 
 SMALL = "--width 8 --ipc 2 --soft-epochs 3 --hard-epochs 2 --labels-per-class 4 --images random"
 
 
+@pytest.mark.slow
 def test_the_script_and_how_it_resumes(in_process, small_teacher, tmp_path, monkeypatch):
     words = (*SMALL.split(), "--teacher", small_teacher[1].info["file"])
     monkeypatch.setattr(common, "KEEP_EVERY", 0)

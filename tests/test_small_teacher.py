@@ -37,6 +37,7 @@ def test_bytes_by_hand():
     assert common.digest(same.state_dict()) == common.digest(model.state_dict())
 
 
+@pytest.mark.slow
 def test_the_script(in_process, small_teacher, tmp_path):
     words = ("--width", 8, "--ipc", 2, "--images", "random", "--epochs", 2, "--out", tmp_path)
     words += ("--teacher", small_teacher[1].info["file"])

@@ -96,6 +96,7 @@ def test_crops_are_those_of_torchvisions_script():
     assert flip.mean().item() == approx(0.5, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_script(in_process, small_teacher, tmp_path):
     words = ("--width", 8, "--device", "cpu", "--teacher", small_teacher[1].info["file"], "--out", tmp_path)
     status, shown, _ = in_process(teachers, *words)
