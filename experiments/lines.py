@@ -315,8 +315,9 @@ CIFAR100_LINES.append(Figure("cifar100-facts-crops60", command))
 for images, ipc in (("rded", 1), ("random", 10), ("rded", 10)):
     command = f"evaluate.py --images {images} --protocol rded {CIFAR100_CONV} {CROPS_TEACHER} --ipc {ipc} --repeats 1"
     CIFAR100_LINES.append(Figure(f"cifar100-crops60-{images}-ipc{ipc}", command))
-command = f"gift.py --images rded {CIFAR100_CONV} {CROPS_TEACHER} --ipc 1 --loss mse"
-CIFAR100_LINES.append(Figure("cifar100-crops60-cim-ipc1", command))
+for shown, factor in (("cim", 1), ("cim-quarters", 2)):  # CIM's evaluator may have shown quarters, see CIM_LINES
+    command = f"gift.py --images rded {CIFAR100_CONV} {CROPS_TEACHER} --ipc 1 --loss mse --view-factor {factor}"
+    CIFAR100_LINES.append(Figure(f"cifar100-crops60-{shown}-ipc1", command))
 
 # ... the eight losses at IPC 1
 for loss in gift.LOSSES:
