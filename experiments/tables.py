@@ -227,7 +227,7 @@ def published_sets() -> str:
     for line, data in SET_LINES.items():
         found = {}
         for row in result(line)["rows"] if result(line) else ():
-            method = Path(row["images"]).name.partition("-")[0]
+            method = re.split("[-,]", Path(row["images"]).name)[0]  # "dc-cifar10-ipc1.pt"; "random, 1 per class"
             found.setdefault((method, row["ipc"]), {})[row["loss"]] = row["top1"]
         for (method, ipc), by_loss in found.items():
             scores = [cell(by_loss.get(loss)) for loss in SET_LOSSES]
@@ -495,20 +495,24 @@ def cim_epochs() -> str:
 # CIFAR-100
 
 
+LIKE = "teacher of 60 epochs on crops"  # as accurate as the published one, in both views
 CIFAR_CELLS = [  # protocol, data, images, IPC, published, independent re-run, line
     ("RDED's", "CIFAR-100", "rded", 1, 19.6, "21.6 ± 0.4", "cifar100-rded-conv3-ipc1"),
     ("RDED's", "CIFAR-100", "random", 1, "", "", "cifar100-rded-conv3-ipc1"),
     ("RDED's", "CIFAR-100", "rded", 10, 48.1, "48.7 ± 0.3", "cifar100-epochs12-rded-ipc10"),
     ("RDED's", "CIFAR-100", "random", 10, "", "50.4 ± 0.4", "cifar100-epochs12-rded-ipc10"),
-    ("RDED's, teacher of 60 epochs", "CIFAR-100", "rded", 1, 19.6, "21.6 ± 0.4", "cifar100-epochs60-rded-ipc1"),
-    ("RDED's, teacher of 60 epochs", "CIFAR-100", "rded", 10, 48.1, "48.7 ± 0.3", "cifar100-epochs60-rded-ipc10"),
-    ("RDED's, teacher of 60 epochs", "CIFAR-100", "random", 10, "", "50.4 ± 0.4", "cifar100-epochs60-random-ipc10"),
+    (f"RDED's, {LIKE}", "CIFAR-100", "rded", 1, 19.6, "21.6 ± 0.4", "cifar100-crops60-rded-ipc1"),
+    (f"RDED's, {LIKE}", "CIFAR-100", "rded", 10, 48.1, "48.7 ± 0.3", "cifar100-crops60-rded-ipc10"),
+    (f"RDED's, {LIKE}", "CIFAR-100", "random", 1, "", "", "cifar100-crops60-rded-ipc1"),
+    (f"RDED's, {LIKE}", "CIFAR-100", "random", 10, "", "50.4 ± 0.4", "cifar100-crops60-random-ipc10"),
     ("RDED's", "CIFAR-10", "rded", 1, 23.5, "", "cifar10-rded-conv3-ipc1"),
     ("RDED's", "CIFAR-10", "random", 1, "", "", "cifar10-rded-conv3-ipc1"),
     ("RDED's", "CIFAR-10", "rded", 10, 50.2, "", "cifar10-rded-conv3-ipc10"),
     ("RDED's", "CIFAR-10", "random", 10, "", "", "cifar10-rded-conv3-ipc10"),
     ("RDED's", "CIFAR-10", "rded", 50, 68.4, "", "cifar10-rded-conv3-ipc50"),
     ("GIFT's with MSE (CIM)", "CIFAR-100", "rded", 1, 21.8, "", "cifar100-cim-conv3-ipc1"),
+    (f"GIFT's with MSE (CIM), {LIKE}", "CIFAR-100", "rded", 1, 21.8, "", "cifar100-crops60-cim-ipc1"),
+    (f"... shown in quarters, {LIKE}", "CIFAR-100", "rded", 1, 21.8, "", "cifar100-crops60-cim-quarters-ipc1"),
     ("GIFT's with its own loss (CIM: MSE)", "CIFAR-100", "rded", 10, 47.0, "", "cifar100-gift-conv3-ipc10"),
     ("GIFT's with MSE (CIM)", "CIFAR-100", "sre2l", 1, 12.9, "", "cifar100-cim-sre2l-ipc1"),
     ("GIFT's with MSE (CIM)", "CIFAR-10", "rded", 1, 28.9, "", "cifar10-cim-rded-ipc1"),
@@ -541,13 +545,13 @@ def cifar_cells() -> str:
 
 
 README_CELLS = {  # protocol, data and images of CIFAR_CELLS: what differs from the published setting
+    (f"RDED's, {LIKE}", "CIFAR-100", "rded"): "CIFAR's colours",
+    (f"RDED's, {LIKE}", "CIFAR-100", "random"): "CIFAR's colours",
     ("RDED's", "CIFAR-100", "rded"): "teacher; IPC 10: CIFAR's colours",
-    ("RDED's", "CIFAR-100", "random"): "teacher; IPC 10: CIFAR's colours",
+    (f"GIFT's with MSE (CIM), {LIKE}", "CIFAR-100", "rded"): "–",
     ("GIFT's with MSE (CIM)", "CIFAR-100", "rded"): "teacher",
-    ("GIFT's with its own loss (CIM: MSE)", "CIFAR-100", "rded"): "teacher, loss",
     ("RDED's", "CIFAR-10", "rded"): "teacher, CIFAR's colours",
     ("GIFT's with MSE (CIM)", "CIFAR-10", "rded"): "teacher",
-    ("GIFT's with MSE (CIM)", "CIFAR-10", "sre2l"): "teacher",
     ("one label an image, teacher of 1 epoch", "CIFAR-10", "random"): "teacher, fewer epochs, no ZCA",
 }
 
@@ -568,9 +572,8 @@ def beside_the_papers() -> str:
         ipc = " / ".join(map(str, ipcs))
         rows.append([f"{data}, {protocol}", KINDS[images], ipc, *texts[:3], differs, texts[3], only])
     head = ["data, protocol", "images", "IPC", "published", "re-run", "ours, last epoch", "what differs", "students"]
-    under = (
-        "One set of each; CIFAR-10 and RDED's IPC 10 in bf16. `python -m experiments.figures --only LINE` runs a line."
-    )
+    under = "One set of each, in bf16; in fp32: CIFAR-100 at IPC 1 with the default teacher. "
+    under += "`python -m experiments.figures --only LINE` runs a line."
     return grid([*head, "lines"], rows, under)
 
 
