@@ -340,7 +340,7 @@ for name, options in {"sgd": "--loss ce --optimizer sgd --lr 0.01", "ce": "--los
     CIFAR100_LINES.append(Figure(f"cifar10-mtt-instance-{name}", command, note="a network with instance norm"))
 
 # ... where should the bytes of the labels go? Every way to store labels, at IPC 1 and 10. All train for 300 epochs
-DECIDING = ("full", "lpqld-p0.9-k100", "lpqld-p0.9-k20", "teacher-8-gift", "teacher-4-gift")  # three students each
+DECIDING = ("full", "lpqld-p0.9-k100", "teacher-8-gift")  # three students each, random images
 for ipc, batch in ((1, 20), (10, 50)):
     for images in ("random", "rded"):
         of_set = f"{CIFAR100_CONV} --images {images} --ipc {ipc}"
