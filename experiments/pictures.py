@@ -372,7 +372,7 @@ def draw_ways(done: dict[str, dict], path: Path):
             axes.plot(sizes, top1, marker=marker, color=colour, label=way)
             for *point, setting in points:
                 axes.annotate(setting, point, place, textcoords="offset points", fontsize=8, color=colour)
-        axes.set(xscale="log", xlabel="bytes of the labels", ylabel="top-1 on the test set, %: one student")
+        axes.set(xscale="log", xlabel="bytes of the labels", ylabel="top-1 on the test set, %: one to three students")
         about = f"CIFAR-100, {NAMES[images]} images, {ipc} per class, ConvNet-3, 300 epochs"
         two_titles(axes, "Where should the bytes go?", about)
         axes.grid(alpha=0.3)
