@@ -98,6 +98,7 @@ def bad_teachers(root, teacher):
     ours = torch.load(teacher, weights_only=True)["model"]
     large = {name: value * 1e30 if "classifier" in name else value for name, value in ours.items()}
     torch.save(large, root / "large.pt")  # logits beyond fp16
+    torch.save({"model": ours, "accuracy": 99.0}, root / "once-better.pt")  # as with other colours
     for prefix in ("model.", "_orig_mod.module."):
         state = {prefix + name: ours[name] for name in sorted(ours)}
         about = {"args": argparse.Namespace(data=Path("data")), "digest": "of their own"}
@@ -766,7 +767,7 @@ GIFT = "gift --teacher {t} --epochs 1 --images "
 TAKEN = {
     "a teacher sorted by name, with prefixes, beside a path": (GIFT + "{b}/good --teacher {b}/under-net-model.pt", ""),
     "a teacher that was compiled": (GIFT + "{b}/good --teacher {b}/under-net-_orig_mod.module.pt", ""),
-    "a teacher for other colours": (GIFT + "{b}/good --colours none", "or other colours (--colours)"),
+    "a teacher that was better": (GIFT + "{b}/good --teacher {b}/once-better.pt", "or other colours (--colours)"),
     "data.pt: lists": (GIFT + "{b}/data-lists.pt", ""),
     "data.pt: labels as one-hot bools": (GIFT + "{b}/data-one-hot.pt", ""),
     "data.pt: labels of 16 bits": (GIFT + "{b}/data-uint16.pt", ""),
