@@ -340,7 +340,7 @@ for name, options in {"sgd": "--loss ce --optimizer sgd --lr 0.01", "ce": "--los
     CIFAR100_LINES.append(Figure(f"cifar10-mtt-instance-{name}", command, note="a network with instance norm"))
 
 # ... where should the bytes of the labels go? Every way to store labels, at IPC 1 and 10. All train for 300 epochs
-DECIDING = ("full", "lpqld-p0.9-k100", "teacher-8-gift")  # three students each, random images
+DECIDING = ("full", "lpqld-p0.9-k100", "teacher-8-gift")  # three students each, but for RDED's images at IPC 10
 for ipc, batch in ((1, 20), (10, 50)):
     for images in ("random", "rded"):
         of_set = f"{CIFAR100_CONV} --images {images} --ipc {ipc}"
@@ -360,7 +360,7 @@ for ipc, batch in ((1, 20), (10, 50)):
                 options = f"--epochs 300 --bits {bits} --loss {loss}"
                 ways[f"teacher-{bits}-{loss}"] = f"-m experiments.small_teacher {of_set} {options}"
         for way, command in ways.items():
-            three = " --repeats 3" if ipc == 1 and images == "random" and way in DECIDING else ""
+            three = " --repeats 3" if way in DECIDING and (ipc == 1 or images == "random") else ""
             CIFAR100_LINES.append(Figure(f"bytes-{images}-ipc{ipc}-{way}", command + three))
 for labels in (20, 100):  # HALD with its own rate
     command = f"-m experiments.hald {CIFAR100_CONV} --images random --ipc 1 --labels-per-class {labels}"
