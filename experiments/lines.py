@@ -366,9 +366,9 @@ for ipc, batch in ((1, 20), (10, 50)):
 for labels in (20, 100):  # HALD with its own rate
     command = f"-m experiments.hald {CIFAR100_CONV} --images random --ipc 1 --labels-per-class {labels}"
     CIFAR100_LINES.append(Figure(f"cifar100-hald-released-rate-{labels}", command))
-EVERY_EPOCH = "labels of every epoch, without DKR and CA"
+FULL_LABELS = "full labels, without DKR and CA"
 WAYS = {  # the end of such a line's name: the way to store labels, its setting
-    "full": (EVERY_EPOCH, ""),
+    "full": (FULL_LABELS, ""),
     r"lpqld-p([\d.]+)-k(\d+)": ("LPQLD's pool, DKR and CA", "p {}, k {}"),
     r"hald-(\d+)": ("HALD", "{} a class"),
     r"hald-squared-(\d+)": ("HALD, its soft loss times T²", "{} a class"),

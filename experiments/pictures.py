@@ -16,7 +16,7 @@ import torchvision
 from PIL import Image
 
 import common
-from experiments.lines import CIFAR100_TEACHERS, EVERY_EPOCH, SGD_RATES, chosen_rate, way_of
+from experiments.lines import CIFAR100_TEACHERS, FULL_LABELS, SGD_RATES, chosen_rate, way_of
 
 NAMES = {"random": "random", "rded": "RDED", "lpld": "LPLD", "sre2l": "SRe²L"}  # kinds of images
 ONE_LABEL = "random, one label per image"
@@ -51,20 +51,20 @@ def save(figure, path: Path):
 # fmt: off
 PATH = [  # left and right edge, name, what it is
     (12, 118, "images", "distilled:\nfew per class\n(IPC)"),
-    (142, 264, "views", "crop, flip, mix;\neach view\nfrom a seed"),
+    (142, 264, "views", "random crop,\nflip, colours,\nmix"),
     (288, 378, "teacher", "a network\ntrained on\nreal images"),
-    (406, 620, "soft labels", "for each view, the\nteacher's logits:\none per class"),
+    (406, 620, "soft labels", "for each view, the\nteacher's logits: a number\nfor each class"),
     (650, 880, "student", "a new network, trained\non the views\nand their labels"),
 ]
 LANES = [  # top and bottom edge, colours, name, what it does
-    (154, 346, BLUE, PALE_BLUE, "LPQLD", "The teacher labels once.\nFew, small labels are kept:\nall epochs use them."),
-    (360, 462, ORANGE, PALE_ORANGE, "GIFT", "A loss for any student: it gets\nmore out of each soft label."),
+    (154, 346, BLUE, PALE_BLUE, "LPQLD", "The teacher labels few batches\nof views. They serve all epochs."),
+    (360, 462, ORANGE, PALE_ORANGE, "GIFT", "A loss that compares\nthe direction of logits."),
 ]
 CHANGES = [  # step of the path, top edge, colour, name, what it does
-    (3, 166, BLUE, "P: pruning", "keep few label batches:\nthe label pool"),
+    (3, 166, BLUE, "P: pruning", "keep the labels of few\nbatches: the label pool"),
     (3, 256, BLUE, "Q: quantization", "keep the k largest logits\nof each label"),
-    (4, 166, BLUE, "DKR: knowledge reuse", "soften the labels anew in\neach epoch, with T(e)"),
-    (4, 256, BLUE, "CA: calibrated alignment", "the student's softmax has\nits own temperature τ"),
+    (4, 166, BLUE, "DKR: knowledge reuse", "divide the labels by T,\nwhich falls over the epochs"),
+    (4, 256, BLUE, "CA: calibrated alignment", "divide the student's logits\nby τ, which fits the labels"),
     (3, 372, ORANGE, "refined label", "add a little of the\nsmoothed hard label"),
     (4, 372, ORANGE, "cosine loss", "turn the student's logits\ntowards the refined label"),
 ]
@@ -86,7 +86,7 @@ def draw_method(path: Path):
     draw_arrow(axes, (765, 16), (765, 36))
     for top, bottom, colour, pale, name, about in LANES:
         draw_box(axes, 12, top, 892, bottom, colour, pale)
-        name_at = (top + bottom) / 2 - 13 * len(about.splitlines())
+        name_at = (top + bottom) / 2 - 26
         axes.text(30, name_at, name, va="center", fontsize=17, weight="bold", color=colour)
         axes.text(30, (top + bottom) / 2 + 18, about, va="center", fontsize=12, linespacing=1.3)
     for step, top, colour, name, about in CHANGES:
@@ -111,16 +111,17 @@ def draw_arrow(axes, start, end):
 
 # --- the findings
 
-LOSSES = {"gift": "GIFT", "cosine": "cosine", "kl": "KL", "mse": "MSE", "softce": "soft CE", "ce": "CE",
-          "mse_ce": "MSE + CE", "softce_ce": "soft CE + CE"}  # fmt: skip
+LOSSES = {"gift": "GIFT", "cosine": "cosine", "kl": "KL", "mse": "MSE", "softce": "soft CE", "ce": "hard CE",
+          "mse_ce": "MSE + hard CE", "softce_ce": "soft + hard CE"}  # fmt: skip
 OPTIMIZERS = {  # name, colour, marker, place in the row of a loss
     "adamw": ("AdamW, rate 0.001", "black", "o", -0.15),
-    "sgd": ("SGD, its best rate on\nheld-out images", "tab:red", "s", 0.15),
+    "sgd": ("SGD, the rate in brackets:\nbest on held-out images", "tab:red", "s", 0.15),
 }
 STEPS = {"full labels": "full\nlabels", "P": "P\n", "P + Q": "P + Q\n", "P + Q + DKR": "P + Q\n+ DKR",
          "P + Q + DKR + CA": "P + Q +\nDKR + CA", "P + DKR + CA": "P + DKR\n+ CA",
          "full + DKR + CA": "full +\nDKR + CA"}  # fmt: skip
 ABLATIONS = {f"cifar100-ablation-{images}-ipc1": name for images, name in NAMES.items()}
+MANY_IMAGES = "cifar100-ablation-random-ipc10"
 
 
 def losses_by_optimizer(done: dict[str, dict]) -> dict[str, tuple]:
@@ -140,7 +141,10 @@ def draw_findings(done: dict[str, dict], path: Path):
     figure = new_figure(1100, 420, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.3))
     draw_losses(left, losses_by_optimizer(done))
-    draw_steps(right, {name: done[line]["result"]["rows"] for line, name in ABLATIONS.items() if line in done})
+    draw_steps(right, {name: done[line]["result"]["rows"] for line, name in ABLATIONS.items()})
+    if MANY_IMAGES in done:
+        plot_steps(right, done[MANY_IMAGES]["result"]["rows"], "random", "random, 10 per class", "--")
+    right.legend(loc="upper center", ncols=2, fontsize=9)
     save(figure, path)
 
 
@@ -156,26 +160,31 @@ def draw_losses(axes, losses: dict[str, tuple]):
     axes.get_yticklabels()[gift].set(weight="bold", color=ORANGE)
     axes.set(ylim=(len(losses) - 0.5, -0.5))
     axes.set_xlabel("top-1 on the test set, %: mean ± std of 3 students", fontsize=11)
-    two_titles(axes, "Eight losses, AdamW and SGD (its rate)", "CIFAR-10, RDED's images, 1 per class")
+    two_titles(axes, "Eight losses, AdamW and SGD", "CIFAR-10, RDED's images, 1 per class")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="center left", fontsize=9)
 
 
 def draw_steps(axes, series: dict[str, dict]):
-    for number, (name, rows) in enumerate(series.items()):
-        scores = [rows[step]["top1"] for step in STEPS]
-        x = np.arange(len(scores)) + (number - 1.5) * 0.08  # beside each other
-        plot_line(axes, x[:-2], scores[:-2], name, label=name)
-        plot_line(axes, x[-2:], scores[-2:], name, linestyle="none")  # these are no further steps
-    axes.axvline(len(STEPS) - 2.5, color="black", linestyle=":", linewidth=1)
+    for name, rows in series.items():
+        plot_steps(axes, rows, name, f"{name}, 1 per class")
+    end = len(STEPS) - 2.5
+    axes.axvline(end, color="black", linestyle=":", linewidth=1)
+    axes.text(end + 0.1, 3, "without Q", fontsize=11)
     rows = next(iter(series.values()))
     names = [f"{name}\n{rows[step]['label_bytes'] / 1e6:.2g} MB" for step, name in STEPS.items()]
     axes.set_xticks(range(len(names)), names, fontsize=9.5)
-    axes.set(xlim=(-0.4, len(names) - 0.5), ylim=(0, None))
+    axes.set(xlim=(-0.4, len(names) - 0.5), ylim=(0, 85))
     axes.set_ylabel("top-1, %: one student", fontsize=11)
-    two_titles(axes, "LPQLD step by step, and the bytes of its labels", "CIFAR-100, 1 image per class")
+    two_titles(axes, "LPQLD step by step", "CIFAR-100; below: the bytes of the labels at 1 per class")
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(loc="lower left", fontsize=10.5)
+
+
+def plot_steps(axes, rows: dict, name: str, label: str, style="-"):
+    scores = [rows[step]["top1"] for step in STEPS]
+    x = np.arange(len(scores))
+    plot_line(axes, x[:-2], scores[:-2], name, label=label, linestyle=style)
+    plot_line(axes, x[-2:], scores[-2:], name, linestyle="none")  # these are no further steps
 
 
 def means_and_stds(scores: list[dict]) -> tuple[list, list | None]:
@@ -226,6 +235,8 @@ def draw_teachers(done: dict[str, dict], path: Path):
     for ipc, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
         for key, points in students_by_teacher(done, ipc).items():
             epochs, top1 = zip(*points, strict=True)
+            if len(points) < 2:  # no trend
+                continue
             if key == "teacher":
                 axes.plot(epochs, top1, "k:", marker="*", label="the teacher")
                 axes.set_xscale("log")
@@ -234,10 +245,12 @@ def draw_teachers(done: dict[str, dict], path: Path):
                 continue
             name, style = PROTOCOLS[key[0]]
             colour, marker = STYLES[NAMES[key[1]]]
-            axes.plot(epochs, top1, style, color=colour, marker=marker, label=f"{name}, {NAMES[key[1]]}")
-        axes.set(xlabel="epochs of the teacher", ylabel="top-1 on the test set, %: one student", ylim=(0, 70))
-        title = "Students by the epochs of their teacher"
-        two_titles(axes, title, f"CIFAR-100, {ipc} image{'s' * (ipc > 1)} per class, ConvNet-3")
+            axes.plot(epochs, top1, style, color=colour, marker=marker, label=f"{name}, {NAMES[key[1]]} images")
+        axes.set(
+            xlabel="epochs of the teacher (logarithmic)", ylabel="top-1 on the test set, %: one student", ylim=(0, 70)
+        )
+        title = f"Longer training of the teacher: {ipc} image{'s' * (ipc > 1)} per class"
+        two_titles(axes, title, "CIFAR-100, ConvNet-3; the teacher sees shifted and mirrored images")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
     save(figure, path)
@@ -365,7 +378,7 @@ def draw_ways(done: dict[str, dict], path: Path):
         axes = figure.add_subplot(rows, 2, number)
         for way, points in ways.items():
             sizes, top1, settings = zip(*points, strict=True)
-            if way == EVERY_EPOCH:
+            if way == FULL_LABELS:
                 axes.axhline(top1[0], color="black", linestyle="--", linewidth=1, label=way)
                 continue
             colour, marker, place = WAY_STYLES[way]

@@ -80,7 +80,7 @@ def bytes_of_ways(data_set: str, ipc: int) -> dict[str, int]:
     classes, arch, side, batch_size = DATA_SETS[data_set]
     count = ipc * classes
     batch_size = min(batch_size, count)
-    found = {"labels of every epoch": count * EPOCHS * classes * 2}
+    found = {"full labels": count * EPOCHS * classes * 2}
     in_pool = batch_size * lpqld.pool_size(count, batch_size, EPOCHS, 0.9)
     for name, k in (
         ("P, p = 0.9", classes),

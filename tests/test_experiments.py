@@ -346,7 +346,7 @@ def test_every_way_to_store_labels_has_a_place_in_the_picture(tmp_path):
     assert sum(len(points) for ways in panels.values() for points in ways.values()) == len(lines)
     assert list(panels) == [(1, "random"), (1, "rded"), (10, "random"), (10, "rded")]
     ways = panels[10, "random"]
-    assert ways.keys() == pictures.WAY_STYLES.keys() | {pictures.EVERY_EPOCH}
+    assert ways.keys() == pictures.WAY_STYLES.keys() | {pictures.FULL_LABELS}
     assert [setting for *_, setting in ways["the teacher, KL"]] == ["32 bits", "16 bits", "8 bits", "4 bits"]
     pictures.draw_ways(done, tmp_path / "picture.png")
     assert Image.open(tmp_path / "picture.png").size == (2 * 620, 2 * 520)
@@ -638,7 +638,7 @@ def test_every_way_to_store_labels_by_hand():
     """CIFAR-100, IPC 10: 1,000 images, 300 epochs of 20 batches of 50, 7 bits a class; a ConvNet-3 of width 128."""
     found = storage.bytes_of_ways("CIFAR-100", 10)
     labels = 1000 * 300
-    assert found["labels of every epoch"] == labels * 100 * 2
+    assert found["full labels"] == labels * 100 * 2
     assert found["P, p = 0.9"] == labels // 10 * 100 * 2
     assert found["P + Q, k = C / 10"] == labels // 10 * 10 * 2 + 7 * labels // 10 * 10 // 8
     assert found["one label an image, k = C / 10"] == 1000 * 10 * 2 + 1000 * 10 * 7 // 8
