@@ -52,7 +52,7 @@ def work(out: Path, scale: float) -> dict:
     timed("RDED", lambda: synthesize.distil("rded", data, teacher, 10))
     images = timed("recovery", lambda: synthesize.distil("lpld", data, teacher, 10))
     timed("labels", lambda: lpqld.label_pool(data, teacher, images, made, 0))
-    protocol = gift.protocol_for(data, images, "conv3", epochs=max(4, int(40 * scale)))
+    protocol = gift.protocol_for(data, images, "conv3", epochs=max(1, int(40 * scale)))
     students = gift.students(data, teacher, images, protocol)
     timed("four students", lambda: common.train_students(students, range(4)))
     return seconds

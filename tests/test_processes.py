@@ -33,8 +33,8 @@ ALL = f"""
 def main():
     {LPQLD}
     run(synthesize, "--method sre2l --ipc 2")
-    run(evaluate, "--images rded --ipc 2 --epochs 4 --repeats 2 --losses kl ce")
-    run(lpqld, "--images random --ipc 2 --epochs 10 --repeats 2 --ablation")
+    run(evaluate, "--images rded --ipc 2 --epochs 4 --repeats 1 --losses kl ce")
+    run(lpqld, "--images random --ipc 2 --epochs 10 --repeats 1 --ablation")
 """
 
 

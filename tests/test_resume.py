@@ -188,34 +188,30 @@ common.run_script(lpqld.main)
 """
 
 
-def run_and_kill(out, where, write, when="after", number=signal.SIGKILL):
+def run_and_kill(teacher, out, where, write, when="after", number=signal.SIGKILL):
     """Run lpqld.py in a process of its own, with a signal just before or after a file is renamed into place."""
     script = KILLED.format(root=str(Path(lpqld.__file__).parent))
-    words = ["--width", 8, "--teacher-epochs", 1, "--device", "cpu", "--images", "random", "--ipc", 2, "--out", out]
-    words += ["--epochs", 20, "--prune", 0.5]
-    command = [sys.executable, "-c", script, where, write, when, int(number), *words]
+    words = ["--width", 8, "--teacher", teacher.info["file"], "--device", "cpu", "--out", out]
+    command = [sys.executable, "-c", script, where, write, when, int(number), *COMMANDS["lpqld"].split()[1:], *words]
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=280)
 
 
 @pytest.mark.slow
-def test_killed_and_stopped_it_ends_where_an_uninterrupted_run_ends(tmp_path):
+def test_killed_and_stopped_it_ends_where_an_uninterrupted_run_ends(whole, small_teacher, tmp_path):
     """kill -9 while the pool is written: nobody reads the half-written file. Then Ctrl-C while a student is trained:
     one line, status 130."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    done = run_and_kill(whole, "nowhere", 0)
-    assert done.returncode == 0, done.stderr
-
-    done = run_and_kill(killed, "labels.pt", 1, "before")
+    teacher = small_teacher[1]
+    done = run_and_kill(teacher, tmp_path, "labels.pt", 1, "before")
     assert done.returncode == -signal.SIGKILL, done.stderr
-    done = run_and_kill(killed, "seed0.progress.pt", 8, number=signal.SIGINT)
+    done = run_and_kill(teacher, tmp_path, "seed0.progress.pt", 8, number=signal.SIGINT)
     assert done.returncode == 130 and "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("stopped. Type the same command again")
 
-    done = run_and_kill(killed, "nowhere", 0)
+    done = run_and_kill(teacher, tmp_path, "nowhere", 0)
     assert done.returncode == 0, done.stderr
-    (beside,) = killed.rglob(".*")
+    (beside,) = tmp_path.rglob(".*")
     beside.unlink()
-    assert what_is_there(killed) == what_is_there(whole)
+    assert what_is_there(tmp_path) == whole("lpqld")
 
 
 # --- what a stop says
