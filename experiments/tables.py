@@ -160,7 +160,7 @@ SET_LOSSES = ("ce", "softce", "kl", "mse", "gift")
 def cross_optimizer() -> str:
     series = [("fashion", "RDED", loss, f"cross-{loss}") for loss in LOSSES]
     series += [("fashion", "random", loss, f"cross-random-{loss}") for loss in ("gift", "kl")]
-    series += [("CIFAR-10", "RDED", loss, f"cross-cifar10-{loss}") for loss in ("gift", "kl")]
+    series += [("CIFAR-10 as JPEGs", "RDED", loss, f"cross-cifar10-{loss}") for loss in ("gift", "kl")]
     rows = []
     for data, images, loss, line in series:
         adamw, *sgd = (score(f"{line}-{name}") for name in ("adamw", "sgd0.1", "sgd0.01"))
@@ -183,13 +183,13 @@ def gift_and_kl() -> str:
         ("fashion", "random", "cross-random-gift-adamw", "cross-random-kl-adamw"),
         (f"{TINY}, 300 epochs", "RDED", "tiny32-motivation-gift", "tiny32-motivation-kl"),
         (f"{TINY}, 300 epochs", "random", "tiny32-motivation-random-gift", "tiny32-motivation-random-kl"),
-        ("CIFAR-10, teacher of 6 epochs", "RDED", "cross-cifar10-gift-adamw", "cross-cifar10-kl-adamw"),
-        ("CIFAR-10, teacher of 20 epochs", "RDED", "cpu-cifar10-gift-gift-adamw", "cpu-cifar10-gift-kl-adamw"),
+        ("CIFAR-10 as JPEGs, teacher of 6 epochs", "RDED", "cross-cifar10-gift-adamw", "cross-cifar10-kl-adamw"),
+        ("CIFAR-10 as JPEGs, teacher of 20 epochs", "RDED", "cpu-cifar10-gift-gift-adamw", "cpu-cifar10-gift-kl-adamw"),
     ]
     series = [(*about, [line, score(line)], [other, score(other)]) for *about, line, other in series]
     for images in ("rded", "random"):
         pair = [[line, score(line, images=images)] for line in ("cpu-cifar10-rded-gift-loss", CIFAR_RDED)]
-        series.append(("CIFAR-10, RDED's protocol", KINDS[images], *pair))
+        series.append(("CIFAR-10 as JPEGs, RDED's protocol", KINDS[images], *pair))
     rows = []
     for data, images, (line, gift), (_, kl) in series:
         scores = [cell(gift), cell(kl), difference(gift, kl), len(gift["values"])]
@@ -440,7 +440,7 @@ CIFAR_RDED, TINY_RDED = "cpu-cifar10-rded-conv3-ipc10", "cpu-tiny-rded-conv4-ipc
 
 def published_cells() -> str:
     series = [
-        ("CIFAR-10, ConvNet-3: teacher, 6 epochs", "cim-teacher", {}),
+        ("CIFAR-10 as JPEGs, ConvNet-3: teacher, 6 epochs", "cim-teacher", {}),
         ("teacher, 20 epochs", "cpu-cifar10-teacher-conv3", {}),
         ("RDED's protocol, IPC 10, RDED", CIFAR_RDED, RDED_ROW),
     ]
@@ -546,10 +546,10 @@ def cifar_cells() -> str:
 
 
 README_CELLS = {  # protocol, data and images of CIFAR_CELLS: what differs from the published setting
-    (f"RDED's, {LIKE}", "CIFAR-100", "rded"): "CIFAR's colours",
-    (f"RDED's, {LIKE}", "CIFAR-100", "random"): "CIFAR's colours",
+    (f"RDED's, {LIKE}", "CIFAR-100", "rded"): "the teacher's recipe, CIFAR's colours",
+    (f"RDED's, {LIKE}", "CIFAR-100", "random"): "the teacher's recipe, CIFAR's colours",
     ("RDED's", "CIFAR-100", "rded"): "teacher; IPC 10: CIFAR's colours",
-    (f"GIFT's with MSE (CIM), {LIKE}", "CIFAR-100", "rded"): "–",
+    (f"GIFT's with MSE (CIM), {LIKE}", "CIFAR-100", "rded"): "the teacher's recipe",
     ("GIFT's with MSE (CIM)", "CIFAR-100", "rded"): "teacher",
     ("RDED's", "CIFAR-10", "rded"): "teacher, CIFAR's colours",
     ("GIFT's with MSE (CIM)", "CIFAR-10", "rded"): "teacher",
@@ -643,9 +643,9 @@ def random_images() -> str:
     for ipc in (1, 10):
         lines = {images: f"cim-{images}-whole-ipc{ipc}" for images in ("random", "rded", "sre2l")}
         scores = {images: score(line) for images, line in lines.items()}
-        series.append(("CIFAR-10", "GIFT's, MSE", ipc, scores, result(lines["random"])))
+        series.append(("CIFAR-10 as JPEGs", "GIFT's, MSE", ipc, scores, result(lines["random"])))
     tables = (
-        ("CIFAR-10", "RDED's", 10, CIFAR_RDED),
+        ("CIFAR-10 as JPEGs", "RDED's", 10, CIFAR_RDED),
         ("Tiny-ImageNet, 64 px", "RDED's, a tenth of the epochs", 10, TINY_RDED),
         ("fashion", "GIFT's, 60 epochs", 50, "fashion-evaluate-ipc50"),
     )
