@@ -730,11 +730,11 @@ def check_request(method: str, data: Dataset, ipc: int, factor: int, teacher_arc
         raise UserError(f"--ipc {ipc}: the smallest class of {data.name} has {fewest} training images")
     if method == "rded" and data.image_size % factor:
         raise UserError(f"--factor {factor} does not divide the side of {data.image_size} px")
-    most = min(fewest, RDED_IMAGES) // factor**2
+    candidates = min(fewest, RDED_IMAGES)
+    most = candidates // factor**2
     if method == "rded" and ipc > most:
-        needs = f"RDED takes {factor**2} training images of a class for each of its images"
-        ways_out = f"at most --ipc {most}, or --images random"
-        raise UserError(f"--ipc {ipc}: {needs}, the smallest class has {fewest}: {ways_out}")
+        takes = f"RDED chooses from {candidates} training images of a class, and takes {factor**2} for each image"
+        raise UserError(f"--ipc {ipc}: {takes}: at most --ipc {most}, or --images random")
     if method in RECOVERED and not batchnorms(common.build_model(teacher_arch, data.num_classes, data.image_size)):
         raise UserError(f"{method} needs a teacher with BatchNorm layers, {teacher_arch} has none")
 
