@@ -132,7 +132,8 @@ TINY_ON_A_CPU = [
 
 # 4. LPLD's own protocol (full labels, and P to a fortieth); then P, Q, DKR and CA at several budgets
 LPLD = f"lpqld.py {TINY_RESNET} --colours tiny --repeats 3 --ipc 50 --protocol tinyimagenet"
-PLAIN = "--top-k 200 --reuse none --no-calibration"
+NO_DKR_CA = "--reuse none --no-calibration"
+PLAIN = f"--top-k 200 {NO_DKR_CA}"
 LPLDS = [
     Figure("tiny-lpld-sre2l-ipc50-p0", f"{LPLD} {PLAIN} --images sre2l --prune 0", 41.1, "LPLD"),
     Figure("tiny-lpld-sre2l-ipc50-p0.975", f"{LPLD} {PLAIN} --images sre2l --prune 0.975"),
@@ -349,7 +350,7 @@ for ipc, batch in ((1, 20), (10, 50)):
         for p, k in ((0, 100), (0.9, 100), (0.9, 20), (0.9, 10), (0.9, 5), (0.98, 5)):
             options = f"--protocol imagenet-1k --batch-size {batch} --prune {p} --top-k {k}"
             ways[f"lpqld-p{p}-k{k}"] = f"lpqld.py {of_set} {options}"
-        ways["full"] = f"{ways['lpqld-p0-k100']} --reuse none --no-calibration"
+        ways["full"] = f"{ways['lpqld-p0-k100']} {NO_DKR_CA}"
         for labels in (10, 20, 50, 100):
             options = f"--labels-per-class {labels} --lr 0.001 --eta 1"  # LPQLD's rate, which falls to 0
             ways[f"hald-{labels}"] = f"-m experiments.hald {of_set} {options}"
@@ -401,9 +402,20 @@ for ipc, batch in ((1, 20), (10, 50)):
         CIFAR100_LINES.append(Figure(f"cifar100-second-{images}-ipc{ipc}", f"{command} {SECOND}"))
         if images in ("lpld", "sre2l"):
             for p in (0, 0.9):
-                no_mix = f"--mix none --prune {p} --top-k 100 --reuse none --no-calibration"
+                no_mix = f"--mix none --prune {p} --top-k 100 {NO_DKR_CA}"
                 command = f"lpqld.py {CIFAR100_CONV} {options} {no_mix}"
                 CIFAR100_LINES.append(Figure(f"cifar100-no-mix-{images}-ipc{ipc}-p{p}", command))
+# ... rows of that ablation as lines of their own: for these images all seven take hours at IPC 10
+SINGLE_ROWS = {  # the end of the line's name, and its options
+    "full labels": ("full", f"--prune 0 --top-k 100 {NO_DKR_CA}"),
+    "P": ("p", f"--prune 0.9 --top-k 100 {NO_DKR_CA}"),
+    "P + DKR + CA": ("p-dkr-ca", "--prune 0.9 --top-k 100"),
+    "P + Q + DKR + CA": ("p-q-dkr-ca", "--prune 0.9 --top-k 10"),
+}
+for name, row_options in SINGLE_ROWS.values():
+    for images in ("lpld", "sre2l"):
+        options = f"--images {images} --ipc 10 --protocol imagenet-1k --batch-size 50 {row_options}"
+        CIFAR100_LINES.append(Figure(f"cifar100-row-{images}-ipc10-{name}", f"lpqld.py {CIFAR100_CONV} {options}"))
 
 for ipc, top1 in {10: 42.0, 50: 56.5}.items():
     LARGE_LINES.append(Figure(f"imagenet-rded-ipc{ipc}", f"{BY_RDED} {IMAGENET} --ipc {ipc}", top1, BEST))

@@ -15,7 +15,7 @@ from pathlib import Path
 import common
 from common import UserError
 from experiments import storage
-from experiments.lines import CIFAR100_TEACHERS, SGD_RATES, chosen_rate, way_of
+from experiments.lines import CIFAR100_TEACHERS, SGD_RATES, SINGLE_ROWS, chosen_rate, way_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -308,11 +308,16 @@ def cifar100_ablation() -> str:
             top1 = [cell(step["top1"]) for step in found["rows"].values()]
             rows.append([ipc, name, f"{similar:.3f}" if similar else "–", *top1])
         for images in ("lpld", "sre2l"):
+            single = {row: f"cifar100-row-{images}-ipc{ipc}-{end}" for row, (end, _) in SINGLE_ROWS.items()}
+            found = next(filter(None, map(result, single.values())), None)
+            if found and KINDS[images] not in sets:
+                similar = f"{found['images']['within_class_similarity']:.3f}"
+                rows.append([ipc, KINDS[images], similar, *cells(*(single.get(step, "") for step in STEPS)), "–"])
             full, pruned = (score(f"cifar100-no-mix-{images}-ipc{ipc}-p{p}") for p in (0, 0.9))
             if full and pruned:
                 rows.append([ipc, f"{KINDS[images]}, no CutMix", "", cell(full), cell(pruned), *[""] * 5])
     head = ["IPC", "images", "similarity", *STEPS, "full + DKR + CA"]
-    return grid(head, rows, made_by("'cifar100-ablation-*' 'cifar100-second-*' 'cifar100-no-mix-*'"))
+    return grid(head, rows, made_by("'cifar100-ablation-*' 'cifar100-second-*' 'cifar100-no-mix-*' 'cifar100-row-*'"))
 
 
 def five_sets() -> str:
