@@ -294,6 +294,14 @@ for ipc in (1, 10):
 command = f"evaluate.py --images random --protocol rded --losses kl {CIFAR100_CONV} --teacher-epochs 60 --ipc 10"
 CIFAR100_LINES.append(Figure("cifar100-epochs60-random-ipc10", f"{command} --repeats 1"))
 
+# ... does a student only learn more slowly from a teacher that was trained for longer? RDED's protocol, more epochs
+LONGER = (300, 1000, 3000)
+for epochs in (3, 12, 60):
+    for longer in LONGER:
+        command = f"evaluate.py --images random --protocol rded {CIFAR100_CONV} --teacher-epochs {epochs} --ipc 1"
+        options = f"--epochs {longer} --repeats 1"
+        CIFAR100_LINES.append(Figure(f"cifar100-slow-teacher{epochs}-student{longer}", f"{command} {options}"))
+
 # ... is it how large the teacher's logits are? Its logits multiplied, random images
 for times in (0.5, 2):
     command = f"-m experiments.teachers {CIFAR100_CONV} --times {times}"
