@@ -296,7 +296,7 @@ CIFAR100_LINES.append(Figure("cifar100-epochs60-random-ipc10", f"{command} --rep
 
 # ... does a student only learn more slowly from a teacher that was trained for longer? RDED's protocol, more epochs
 LONGER = (300, 1000, 3000)
-for epochs in (3, 12, 60):
+for epochs in (3, 12, 30, 60):
     for longer in LONGER:
         command = f"evaluate.py --images random --protocol rded {CIFAR100_CONV} --teacher-epochs {epochs} --ipc 1"
         options = f"--epochs {longer} --repeats 1"

@@ -15,7 +15,7 @@ from pathlib import Path
 import common
 from common import UserError
 from experiments import storage
-from experiments.lines import CIFAR100_TEACHERS, SGD_RATES, SINGLE_ROWS, chosen_rate, way_of
+from experiments.lines import CIFAR100_TEACHERS, LONGER, SGD_RATES, SINGLE_ROWS, chosen_rate, way_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -607,6 +607,18 @@ def cifar100_teachers() -> str:
     return grid(head, rows, made_by("'cifar100-facts-*' 'cifar100-epochs*'"))
 
 
+def cifar100_longer_students() -> str:
+    """Students that train for longer, by teachers of few epochs and of many."""
+    rows = []
+    for epochs in CIFAR100_TEACHERS:
+        lines = [f"cifar100-slow-teacher{epochs}-student{longer}" for longer in LONGER]
+        if any(map(result, lines)):
+            own = next(filter(None, map(result, lines)))["teacher"]["accuracy"]
+            rows.append([epochs, f"{own:.1f}", *(cell(score(line, images="random")) for line in lines)])
+    head = ["epochs of the teacher", "its top-1", *(f"student: {longer:,} epochs" for longer in LONGER)]
+    return grid(head, rows, made_by("'cifar100-slow-*'"))
+
+
 def cifar100_changed_teachers() -> str:
     """The teacher of 12 epochs, and others: other logits, other views, more epochs; the published one under them."""
     series = {  # teacher: the lines of its facts, of its students; one is left out as long as it has not been run
@@ -763,6 +775,6 @@ TABLES = {
                      published_sets, ablation, cifar100_ablation, gains, five_sets, bytes_200, bytes_fashion,
                      bytes_cifar100, storage_sizes, storage_ways, one_label_teachers, one_label_logits,
                      one_label_cifar10, published_cells, cim_changes, cim_epochs, cifar_cells, cifar100_teachers,
-                     cifar100_changed_teachers, random_images, sets, precisions, benchmark, without_us,
+                     cifar100_longer_students, cifar100_changed_teachers, random_images, sets, precisions, benchmark, without_us,
                      imagenet_size, processes, hours)
 }  # fmt: skip
