@@ -16,7 +16,7 @@ import torchvision
 from PIL import Image
 
 import common
-from experiments.lines import CIFAR100_TEACHERS, FULL_LABELS, SGD_RATES, chosen_rate, way_of
+from experiments.lines import CIFAR100_TEACHERS, FULL_LABELS, LONGER, SGD_RATES, chosen_rate, way_of
 
 NAMES = {"random": "random", "rded": "RDED", "lpld": "LPLD", "sre2l": "SRe²L"}  # kinds of images
 ONE_LABEL = "random, one label per image"
@@ -226,34 +226,54 @@ def students_by_teacher(done: dict[str, dict], ipc: int) -> dict[tuple, list]:
     return series | {"teacher": sorted(series["teacher"].items())}
 
 
+def longer_students(done: dict[str, dict]) -> dict[int, list]:
+    """{epochs of the teacher: [(epochs of the student, top-1)]} of students that were trained for longer."""
+    series = {}
+    for epochs in CIFAR100_TEACHERS:
+        lines = {longer: done.get(f"cifar100-slow-teacher{epochs}-student{longer}") for longer in LONGER}
+        points = [(longer, line["result"]["rows"][0]["top1"]["mean"]) for longer, line in lines.items() if line]
+        if len(points) > 1:  # a trend
+            series[epochs] = points
+    return series
+
+
 def draw_teachers(done: dict[str, dict], path: Path):
-    """The teacher's own accuracy and its students', over the epochs of the teacher; a panel for each IPC."""
+    """Left: teachers and their students, over the epochs of the teacher. Right: students over their own epochs."""
+    figure = new_figure(1100, 440, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for ipc, thickness in ((1, 1.5), (10, 3)):
+        for key, points in students_by_teacher(done, ipc).items():
+            if key == "teacher":
+                if ipc == 1:
+                    left.plot(*zip(*points, strict=True), "k:", marker="*", label="the teacher")
+                    ticks = [epochs for epochs, _ in points]
+            elif len(points) > 1:  # a trend
+                name, style = PROTOCOLS[key[0]]
+                colour, marker = STYLES[NAMES[key[1]]]
+                label = f"{ipc} per class, {name}, {NAMES[key[1]]} images"
+                left.plot(*zip(*points, strict=True), style, color=colour, marker=marker, lw=thickness, label=label)
+    two_titles(
+        left, "Training the teacher for longer", "CIFAR-100, ConvNet-3; the teacher sees shifted, mirrored images"
+    )
+    over_epochs(left, "teacher", ticks)
+    for (epochs, points), style in zip(longer_students(done).items(), ("s-", "o--", "^-.", "v:"), strict=False):
+        right.plot(*zip(*points, strict=True), style, label=f"teacher of {epochs} epochs")
+    two_titles(right, "Training the student for longer", "1 per class, RDED's protocol, random images")
+    over_epochs(right, "student", LONGER)
+    save(figure, path)
+
+
+def over_epochs(axes, network: str, ticks):
     from matplotlib import ticker
 
-    panels = [ipc for ipc in (1, 10) if students_by_teacher(done, ipc)]
-    figure = new_figure(560 * len(panels), 440, layout="constrained")
-    for ipc, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
-        for key, points in students_by_teacher(done, ipc).items():
-            epochs, top1 = zip(*points, strict=True)
-            if len(points) < 2:  # no trend
-                continue
-            if key == "teacher":
-                axes.plot(epochs, top1, "k:", marker="*", label="the teacher")
-                axes.set_xscale("log")
-                axes.set_xticks(epochs, epochs)
-                axes.xaxis.set_minor_locator(ticker.NullLocator())
-                continue
-            name, style = PROTOCOLS[key[0]]
-            colour, marker = STYLES[NAMES[key[1]]]
-            axes.plot(epochs, top1, style, color=colour, marker=marker, label=f"{name}, {NAMES[key[1]]} images")
-        axes.set(
-            xlabel="epochs of the teacher (logarithmic)", ylabel="top-1 on the test set, %: one student", ylim=(0, 70)
-        )
-        title = f"Longer training of the teacher: {ipc} image{'s' * (ipc > 1)} per class"
-        two_titles(axes, title, "CIFAR-100, ConvNet-3; the teacher sees shifted and mirrored images")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=9)
-    save(figure, path)
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{epochs:,}" for epochs in ticks])
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set(
+        xlabel=f"epochs of the {network} (logarithmic)", ylabel="top-1 on the test set, %: one student", ylim=(0, 70)
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
 
 
 # --- accuracy over the bytes of the labels
@@ -439,7 +459,7 @@ def pictures_of(shown: dict[str, dict], done: dict[str, dict], out: Path) -> dic
         found["findings"] = partial(draw_findings, done)
     if ways_to_store(shown):
         found["cifar100-bytes"] = partial(draw_ways, done)
-    if students_by_teacher(done, 1) and any(line.startswith("cifar100-epochs") for line in shown):
+    if students_by_teacher(done, 1) and any(line.startswith(("cifar100-epochs", "cifar100-slow")) for line in shown):
         found["cifar100-teachers"] = partial(draw_teachers, done)
     for group in BYTES:
         if accuracy_over_bytes(shown, group):

@@ -775,6 +775,6 @@ TABLES = {
                      published_sets, ablation, cifar100_ablation, gains, five_sets, bytes_200, bytes_fashion,
                      bytes_cifar100, storage_sizes, storage_ways, one_label_teachers, one_label_logits,
                      one_label_cifar10, published_cells, cim_changes, cim_epochs, cifar_cells, cifar100_teachers,
-                     cifar100_longer_students, cifar100_changed_teachers, random_images, sets, precisions, benchmark, without_us,
-                     imagenet_size, processes, hours)
+                     cifar100_longer_students, cifar100_changed_teachers, random_images, sets, precisions, benchmark,
+                     without_us, imagenet_size, processes, hours)
 }  # fmt: skip

@@ -701,7 +701,7 @@ def test_the_fastest_of_the_rounds_counts(in_process, monkeypatch):
 
 
 def test_students_by_the_epochs_of_their_teacher(tmp_path):
-    """Lines that have not been run leave out their points; the picture has a panel for each IPC that has some."""
+    """Lines that have not been run leave out their points."""
     done = {}
     for epochs, protocol, ipc in ((3, "rded", 1), (12, "rded", 1), (12, "gift", 1)):
         rows = [{"images": images, "top1": {"mean": epochs + shift}} for images, shift in (("random", 1), ("rded", 2))]
@@ -712,9 +712,13 @@ def test_students_by_the_epochs_of_their_teacher(tmp_path):
     assert series[("gift", "random")] == [(12, 13)]
     assert series["teacher"] == [(3, 53.0), (12, 62.0)]
     assert pictures.students_by_teacher(done, 10) == {}
+    for longer, top1 in ((300, 30), (1000, 40)):
+        done[f"cifar100-slow-teacher12-student{longer}"] = {"result": {"rows": [{"top1": {"mean": top1}}]}}
+    done["cifar100-slow-teacher3-student300"] = done["cifar100-slow-teacher12-student300"]
+    assert pictures.longer_students(done) == {12: [(300, 30), (1000, 40)]}
     pytest.importorskip("matplotlib", reason="the pictures need it (experiments/requirements.txt)")
     pictures.pictures_of(done, done, tmp_path)["cifar100-teachers"](tmp_path / "picture.png")
-    assert Image.open(tmp_path / "picture.png").size == (560, 440)
+    assert Image.open(tmp_path / "picture.png").size == (1100, 440)
 
 
 def test_a_result_that_is_no_file_or_lacks_something_is_one_line(in_process, tmp_path):
