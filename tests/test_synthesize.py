@@ -223,6 +223,7 @@ def test_classes_recovered_together_are_those_recovered_alone(arch, fashion, tmp
     assert (others.int() - together.int()).abs().float().mean() > 0.1
 
 
+@pytest.mark.slow
 def test_recovery_lowers_both_terms(fashion, small_teacher, tmp_path):
     """After a few iterations the images fit the teacher's statistics better than noise, and the teacher names them."""
     model = small_teacher[1].model
@@ -570,6 +571,7 @@ def test_a_saved_set_is_an_image_folder_of_the_very_pixels(tmp_path, fashion):
     assert Image.open(tmp_path / "grid.png").size == (2 * 34 + 2, 10 * 34 + 2)
 
 
+@pytest.mark.slow
 def test_a_set_that_the_device_cannot_hold_is_read_from_disk(tmp_path, monkeypatch, fashion):
     """The same digest, pictures, labels and students."""
 
