@@ -342,12 +342,17 @@ for dataset, more, losses in (("cifar10", "rded --ipc 1 ", "ce gift kl softce ms
     options = f"--dataset {dataset} --arch conv3 --precision bf16 --repeats 1 --losses {losses}"
     command = f"evaluate.py --images {of_others} {more}{options}"
     CIFAR100_LINES.append(Figure(f"{dataset}-sets-ipc1", command, note=SETS_NOTE))
-command = f"evaluate.py --images data/sets/mtt-cifar10-ipc10.pt {CIFAR_CONV} --repeats 1 --losses ce gift"
+command = f"evaluate.py --images data/sets/mtt-cifar10-ipc10.pt {CIFAR_CONV} --repeats 1 --losses ce gift kl"
 CIFAR100_LINES.append(Figure("cifar10-sets-ipc10", command, note=SETS_NOTE))
 INSTANCE = "--dataset cifar10 --arch conv3_instance --teacher-arch conv3 --precision bf16 --epochs 300"
-for name, options in {"sgd": "--loss ce --optimizer sgd --lr 0.01", "ce": "--loss ce", "gift": "--loss gift"}.items():
-    command = f"gift.py --images data/sets/mtt-cifar10-ipc1.pt {INSTANCE} {options}"
-    CIFAR100_LINES.append(Figure(f"cifar10-mtt-instance-{name}", command, note="a network with instance norm"))
+for ipc, end in ((1, ""), (10, "-ipc10")):
+    for name, options in {
+        "sgd": "--loss ce --optimizer sgd --lr 0.01",
+        "ce": "--loss ce",
+        "gift": "--loss gift",
+    }.items():
+        command = f"gift.py --images data/sets/mtt-cifar10-ipc{ipc}.pt {INSTANCE} {options}"
+        CIFAR100_LINES.append(Figure(f"cifar10-mtt-instance-{name}{end}", command, note="a network with instance norm"))
 
 # ... where should the bytes of the labels go? Every way to store labels, at IPC 1 and 10. All train for 300 epochs
 DECIDING = ("full", "lpqld-p0.9-k100", "teacher-8-gift")  # three students each, but for RDED's images at IPC 10
