@@ -515,6 +515,7 @@ CIFAR_CELLS = [  # protocol, data, images, IPC, published, independent re-run, l
     ("RDED's", "CIFAR-10", "rded", 10, 50.2, "", "cifar10-rded-conv3-ipc10"),
     ("RDED's", "CIFAR-10", "random", 10, "", "", "cifar10-rded-conv3-ipc10"),
     ("RDED's", "CIFAR-10", "rded", 50, 68.4, "", "cifar10-rded-conv3-ipc50"),
+    ("RDED's", "CIFAR-10", "random", 50, "", "", "cifar10-rded-conv3-ipc50"),
     ("GIFT's with MSE (CIM)", "CIFAR-100", "rded", 1, 21.8, "", "cifar100-cim-conv3-ipc1"),
     (f"GIFT's with MSE (CIM), {LIKE}", "CIFAR-100", "rded", 1, 21.8, "", "cifar100-crops60-cim-ipc1"),
     (f"... shown in quarters, {LIKE}", "CIFAR-100", "rded", 1, 21.8, "", "cifar100-crops60-cim-quarters-ipc1"),
