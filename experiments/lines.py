@@ -345,12 +345,9 @@ for dataset, more, losses in (("cifar10", "rded --ipc 1 ", "ce gift kl softce ms
 command = f"evaluate.py --images data/sets/mtt-cifar10-ipc10.pt {CIFAR_CONV} --repeats 1 --losses ce gift kl"
 CIFAR100_LINES.append(Figure("cifar10-sets-ipc10", command, note=SETS_NOTE))
 INSTANCE = "--dataset cifar10 --arch conv3_instance --teacher-arch conv3 --precision bf16 --epochs 300"
+TRAININGS = {"sgd": "--loss ce --optimizer sgd --lr 0.01", "ce": "--loss ce", "gift": "--loss gift"}
 for ipc, end in ((1, ""), (10, "-ipc10")):
-    for name, options in {
-        "sgd": "--loss ce --optimizer sgd --lr 0.01",
-        "ce": "--loss ce",
-        "gift": "--loss gift",
-    }.items():
+    for name, options in TRAININGS.items():
         command = f"gift.py --images data/sets/mtt-cifar10-ipc{ipc}.pt {INSTANCE} {options}"
         CIFAR100_LINES.append(Figure(f"cifar10-mtt-instance-{name}{end}", command, note="a network with instance norm"))
 
