@@ -175,7 +175,7 @@ def rded_batches(distilled: Distilled, data: Dataset, protocol: RdedProtocol, se
             images.append(part)
             draws.append(lpqld.view_draws(count, side, "cutmix", True, *stream, scale=(1 / factor, 1)))
         draws = common.send(torch.stack(draws), data.device)
-        views = lpqld.label_view(torch.cat(images), draws, "cutmix", data.colours)
+        views = lpqld.mixed_views(torch.cat(images), draws, "cutmix", data.colours)
         labels = [distilled.labels[batches[step]] for step in steps]
         yield from zip(views.split(count), labels, strict=True)
 
@@ -203,7 +203,7 @@ def train_rded_student(
 
 
 def rded_students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: RdedProtocol) -> Students:
-    """How to train students by this protocol, and where to keep them; common.train_students then trains them."""
+    """The settings, the folder and the training of these students; common.train_students trains them."""
     settings = {"stage": "rded protocol", **asdict(protocol)}
     name = f"rded-{distilled.name}-{protocol.arch}-{protocol.loss}-{protocol.optimizer}"
     train = partial(train_rded_student, data, teacher, distilled, protocol)
@@ -277,7 +277,7 @@ def pools_of(sets: list[ComparedSet], data: Dataset, teacher: Teacher | None, po
     for compared in sets:
         digest = compared.distilled.info["digest"]
         if digest not in pools:
-            pools[digest] = lpqld.label_pool(data, teacher, compared.distilled, pool.made, seed)
+            pools[digest] = lpqld.label_pool(data, teacher, compared.distilled, pool.settings, seed)
     return pools
 
 
@@ -306,7 +306,7 @@ def cell_of(data, teacher, compared, arch, loss, optimizer, protocol, epochs, vi
     distilled = compared.distilled
     if pools:
         pool = pools[distilled.info["digest"]]
-        training = lpqld.training_for(data, epochs=epochs or pool.made.epochs)
+        training = lpqld.training_for(data, epochs=epochs or pool.settings.epochs)
         students = lpqld.students(data, distilled, pool, training, arch)
         return Cell(compared, arch, loss, optimizer, students, pool.info["bytes"])
     size = 0 if loss == "ce" else weight_bytes(teacher)

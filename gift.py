@@ -31,7 +31,7 @@ from synthesize import Distilled
 def smooth_labels(labels: Tensor, num_classes: int, alpha: float = 0.1) -> Tensor:
     """Smoothed hard labels [B, C]: 1 - alpha on the class, alpha / (C - 1) on each other class.
 
-    labels: int64 [B]. Each row sums to 1. (torch's label_smoothing is another one: it puts alpha / C everywhere.)
+    labels: int64 [B]. Each row sums to 1. (torch's label_smoothing puts alpha / C on each other class.)
     RuntimeError if a label is not below num_classes. Source: released code, losses_benchmark.py, batch_label_smoothing.
     """
     smooth = torch.full((len(labels), num_classes), alpha / (num_classes - 1), device=labels.device)
@@ -102,9 +102,10 @@ def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
 
     Columns: flip (0 or 1); brightness, saturation, contrast; the six entries of the 2 x 3 sampling matrix; the first
     row and column of the cutout.
-    Each image draws its own numbers, U(a, b) uniformly between a and b. S is the side:
+    Each image draws its own numbers; only the choice of crop, scale or rotate is one for the batch. U(a, b) is uniform
+    from a to b, S is the side:
       flip, in half of the cases; brightness U(-0.5, 0.5); saturation U(0, 2); contrast U(0.5, 1.5);
-      one of three, drawn once for the whole batch: crop (a shift of up to int(S/8 + 0.5) whole pixels per axis), scale
+      one of three: crop (a shift of up to int(S/8 + 0.5) whole pixels per axis), scale
       (the sampling grid times U(1/1.2, 1.2) per axis), rotate (by U(-15, 15) degrees);
       cutout, a square of side int(S/2 + 0.5) with a uniform centre.
     Source: released code, utils/transforms.py, DiffAug(color_crop_cutout_flip_scale_rotate, batch=False).
@@ -127,7 +128,7 @@ def dsa_draws(batch_size: int, side: int, *seed: int) -> Tensor:
 
 
 def shift_draws(u: np.ndarray, side: int) -> np.ndarray:
-    """A shift of up to int(S/8 + 0.5) whole pixels. The sampling grid counts from -1 to 1, so the image is 2 wide."""
+    """A shift of up to int(S/8 + 0.5) whole pixels, in units of the sampling grid, where the image is 2 wide."""
     reach = int(side / 8 + 0.5)
     return 2 / side * (np.floor(u * (2 * reach + 1)) - reach)
 
@@ -162,9 +163,9 @@ def dsa(images: Tensor, draws: Tensor) -> Tensor:
 
 
 def tile_boxes(count: int, side: int, factor: int, *seed: int) -> Tensor:
-    """For mosaics, images made of factor x factor small ones: which part of each image a view shows.
+    """Which part of each mosaic a view shows. A mosaic is an image made of factor x factor small ones (tiles).
 
-    With probability 1 - 1 / factor^2 it is one of the small images, enlarged to the full side; else it is the whole.
+    With probability 1 - 1 / factor^2 it is one tile, enlarged to the full side; else it is the whole mosaic.
     Returns crop boxes [count, 4] (top, left, height, width). The released code crops before the normalisation, this
     code after it. That is the same, as the weights of the resize sum to 1.
     """
@@ -196,7 +197,7 @@ class Protocol:
     lr: float
     epochs: int
     batch_size: int
-    view_factor: int  # tiles per side of mosaics, which are shown one by one; 1: whole images
+    view_factor: int  # tiles per side of mosaics, see tile_boxes; 1: whole images
 
 
 def learning_rate_for(optimizer: str, arch: str) -> float:
@@ -221,7 +222,7 @@ def batch_size_for(count: int) -> int:
 
 
 def view_factor_for(data: Dataset, arch: str, distilled: Distilled) -> int:
-    """As released: tiles are shown one by one for RDED's ImageNet-1K set and a ResNet-18, and in no other case."""
+    """As released: single tiles (tile_boxes) for RDED's ImageNet-1K set and a ResNet-18, and in no other case."""
     if (data.name, arch) != ("imagenet-1k", "resnet18"):
         return 1
     if not distilled.info["settings"]:
@@ -265,20 +266,20 @@ def augmented_batches(distilled: Distilled, data: Dataset, protocol: Protocol, s
     batches = common.split_batches(common.send(order, data.device), size)
     for steps in common.steps_together(range(len(batches)), size, side, data.device):
         sizes = [len(batches[step]) for step in steps]
-        batch = torch.cat([batches[step] for step in steps])
-        images = common.normalize(distilled.images[batch], data.colours)
+        numbers = torch.cat([batches[step] for step in steps])
+        images = common.normalize(distilled.images[numbers], data.colours)
         if factor > 1:
-            boxes = [tile_boxes(len(batches[k]), side, factor, seed, common.TILES, epoch, k) for k in steps]
+            boxes = [tile_boxes(len(batches[step]), side, factor, seed, common.TILES, epoch, step) for step in steps]
             images = common.resized_crop(images, common.send(torch.cat(boxes), data.device), side)
-        draws = [dsa_draws(len(batches[k]), side, seed, common.VIEW, epoch, k) for k in steps]
+        draws = [dsa_draws(len(batches[step]), side, seed, common.VIEW, epoch, step) for step in steps]
         images = dsa(images, common.send(torch.cat(draws), data.device))
-        labels = distilled.labels[batch]
-        yield from zip(images.split(sizes), labels.split(sizes), batch.split(sizes), strict=True)
+        labels = distilled.labels[numbers]
+        yield from zip(images.split(sizes), labels.split(sizes), numbers.split(sizes), strict=True)
 
 
 @torch.no_grad()
 def soft_labels(teacher, images: Tensor) -> Tensor:
-    """The teacher's logits [B, C], fp32, on exactly the augmented images that the student sees."""
+    """The teacher's logits, float32 [B, C], on exactly the views that the student sees; computed in its precision."""
     with common.autocast(images.device):
         return teacher(images).float()
 
@@ -286,7 +287,7 @@ def soft_labels(teacher, images: Tensor) -> Tensor:
 def training_step(student, optimizer, images: Tensor, teacher_logits: Tensor, labels: Tensor, loss: str) -> Tensor:
     """One step of the student on augmented images [B, 3, S, S]. Returns the loss.
 
-    The networks run in fp32 as released, or in bf16 (--precision; the default on CUDA). The loss is fp32.
+    The networks run in fp32 as released, or in bf16 (--precision; the default on GPUs that have it). The loss is fp32.
     """
     with common.autocast(images.device):
         student_logits = student(images)
@@ -317,7 +318,7 @@ def train_student(data: Dataset, label, distilled: Distilled, protocol: Protocol
 
 
 def students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol) -> Students:
-    """How to train students by this protocol, and where to keep them; common.train_students then trains them.
+    """The settings, the folder and the training of these students; common.train_students trains them.
 
     The teacher labels each view when the student sees it.
     """
@@ -353,8 +354,8 @@ def add_options(parser, images="rded"):
         "Swin-V2-T with adamw 1e-4)")  # fmt: skip
     add("--epochs", type=positive, help="epochs of the student (default: 1000; ImageNet-1K and fashion 300)")
     add("--repeats", type=positive, default=1, help="students, with seeds --seed, --seed + 1 ... (default: 1)")
-    add("--view-factor", type=positive, help="tiles per side of mosaics, shown one by one (default: 2 for RDED's "
-        "ImageNet-1K images and resnet18, else 1)")  # fmt: skip
+    add("--view-factor", type=positive, help="tiles per side of mosaics; most views show one tile (default: 2 for "
+        "RDED's ImageNet-1K images and resnet18, else 1)")  # fmt: skip
 
 
 def prepare(args, data: Dataset, arch: str, teacher_arch: str) -> tuple[Teacher, Distilled, Protocol]:

@@ -46,7 +46,7 @@ def pool_size(count: int, batch_size: int, epochs: int, prune: float) -> int:
 def draw_label_batches(in_pool: int, per_epoch: int, epoch: int, epochs: int, prune: float, seed: int) -> list[int]:
     """Which label batches an epoch uses (epochs count from 0): per_epoch of the pool, at random, without replacement.
 
-    Ours: a full pool (p = 0) is used in order, each label batch once.
+    Ours: a full pool (p = 0) that lasts for all epochs is used in order, each label batch at most once.
     """
     if prune == 0 and in_pool >= per_epoch * epochs:
         return list(range(per_epoch * epoch, per_epoch * (epoch + 1)))
@@ -58,7 +58,7 @@ def draw_label_batches(in_pool: int, per_epoch: int, epoch: int, epochs: int, pr
 
 
 def quantize_labels(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """MR-k: the k largest logits of each row and their classes, the largest first: (float16 [B, k], int64 [B, k]).
+    """The k largest logits of each row and their classes, the largest first: (float16 [B, k], int64 [B, k]).
 
     logits [B, C] (or [..., C]): the teacher's, before the softmax. RuntimeError if k > C.
     Source: released generate_soft_label_pruning_batch.py.
@@ -70,11 +70,12 @@ def quantize_labels(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def soft_targets(values: Tensor, classes: Tensor, num_classes: int, temperature: float) -> Tensor:
     """Targets float32 [B, C]: the softmax of values / temperature over the k kept classes, and 0 for all others.
 
-    values, classes [B, k]: as quantize_labels returns them. Source: released train_FKD_LPQLD.py, "MR".
+    This is the re-normalization of MR-k. values, classes [B, k]: as quantize_labels returns them.
+    Source: released train_FKD_LPQLD.py, "MR".
     """
-    kept = F.softmax(values.float() / temperature, dim=-1)
+    probabilities = F.softmax(values.float() / temperature, dim=-1)
     targets = torch.zeros(*values.shape[:-1], num_classes, device=values.device)
-    return targets.scatter_(-1, classes.long(), kept)
+    return targets.scatter_(-1, classes.long(), probabilities)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -82,19 +83,19 @@ def soft_targets(values: Tensor, classes: Tensor, num_classes: int, temperature:
 # the epochs, so the same logits give other labels
 
 
-INITIAL = 20.0  # T_0, from the released scripts
+INITIAL_TEMPERATURE = 20.0  # T_0, from the released scripts; without DKR the temperature of all epochs
 
 
-def reuse_temperature(epoch, initial: float = INITIAL, gamma: float = 0.7, step=30, minimum: float = 2.0) -> float:
+def reuse_temperature(epoch, initial=INITIAL_TEMPERATURE, gamma=0.7, step=30, minimum=2.0) -> float:
     """DKR, step schedule: T(e) = max(T_0 * gamma^floor(e / s), T_min). Epochs e count from 1.
 
-    Over 300 epochs: 20 in epochs 1 to 29, 14 in 30 to 59, ..., 2 from 210 on. For E epochs take step = E // 10.
+    Over 300 epochs: 20 in epochs 1 to 29, 14 in 30 to 59, ..., 2 from 210 on.
     Source: released train_FKD_LPQLD.py; T_0, gamma and s are from its scripts.
     """
     return max(initial * gamma ** (epoch // step), minimum)
 
 
-def cosine_reuse_temperature(epoch, epochs, initial: float = INITIAL, minimum: float = 2.0) -> float:
+def cosine_reuse_temperature(epoch, epochs, initial=INITIAL_TEMPERATURE, minimum=2.0) -> float:
     """DKR, cosine schedule: T(e) = T_min + (T_0 - T_min) / 2 * (1 + cos(pi * e / E)). Epochs e count from 1.
 
     No released script uses this schedule. The scripts pass T_min = 2; the option's own default is 1.
@@ -103,17 +104,17 @@ def cosine_reuse_temperature(epoch, epochs, initial: float = INITIAL, minimum: f
 
 
 def label_temperature(epoch: int, epochs: int, reuse: str) -> float:
-    """T(e), epochs from 1. Without DKR it is T_0. The step is E / 10: 30 of 300 as released; for other E ours."""
+    """T(e), epochs from 1. Without DKR it is T_0. The step is E // 10: 30 of 300 as released; for other E ours."""
     if reuse == "cosine":
         return cosine_reuse_temperature(epoch, epochs)
     if reuse == "step":
         return reuse_temperature(epoch, step=max(1, epochs // 10))
-    return INITIAL
+    return INITIAL_TEMPERATURE
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# CA: calibrated student-teacher alignment. The student's softmax has its own temperature: the one at which it came
-# closest to the labels in the epoch before
+# CA: calibrated student-teacher alignment. The student's softmax has its own temperature. It is fitted to the labels of
+# the last batch of the epoch before
 
 
 def alignment_loss(student_logits: Tensor, targets: Tensor, student_temperature: float) -> Tensor:
@@ -145,13 +146,10 @@ def calibrate_temperature(student_logits: Tensor, targets: Tensor) -> float:
 
 
 @dataclass
-class Labels:
-    """Settings for making labels; the labels themselves are in LabelPool.
+class LabelSettings:
+    """Settings for making labels. The values are ImageNet-1K's, from the released LPQLD_in1k yaml and script."""
 
-    The values are ImageNet-1K's, from the released LPQLD_in1k yaml and script.
-    """
-
-    epochs: int = 300  # of the student; the pruning counts from them
+    epochs: int = 300  # E of pool_size
     batch_size: int | None = 128
     prune: float = 0.9  # p, the share of the label batches that is not kept
     top_k: int | None = 50  # the paper's "x80", 80 times fewer bytes; k = 100 is its "x40", k = 10 its "x200"
@@ -170,27 +168,26 @@ class Training:
     epochs: int = 300
     reuse: str = "step"  # DKR: step, cosine, none
     calibrate: bool = True  # CA
-    smoothing: float = 0.0  # acts as a temperature of T / (1 - smoothing), see train_student
+    smoothing: float = 0.0  # ImageNet-21K's "label smoothing", see train_student
     squared: bool = False  # multiply the loss by the square of the student's temperature, see train_student
     optimizer: str = "adamw"
     lr: float = 1e-3
-    weight_decay: float = 0.01  # only on weights of more than one dimension
+    weight_decay: float = 0.01  # not on biases and norms, see make_optimizer
     warmup: int = 0  # epochs, linear from 0.01 of the rate
 
 
 PROTOCOLS = {
-    "imagenet-1k": (Labels(), Training()),
+    "imagenet-1k": (LabelSettings(), Training()),
     # Released LPQLD_in21k yaml and script: p 0.95 and MR-200, the "x400" of its README.
     "imagenet-21k": (
-        Labels(batch_size=32, prune=0.95, top_k=200, mix="cutout", flip=False),
+        LabelSettings(batch_size=32, prune=0.95, top_k=200, mix="cutout", flip=False),
         Training(smoothing=0.2, lr=2e-3),
     ),
-    # LPLD's own, LPLD_tiny_[4k].yaml. It has P alone; p, k, DKR and CA are ours. LPLD draws label batches with
-    # replacement, this code without. LPLD's "x40" is
+    # LPLD's own, LPLD_tiny_[4k].yaml. It has P alone; p, k, DKR and CA are ours. LPLD's "x40" is
     # --arch resnet18_modified --colours tiny --prune 0.975 --top-k 200 --reuse none --no-calibration.
     # With Q and without CA its factor T^2 = 400 makes the steps too large. Take --protocol imagenet-1k then.
     "tinyimagenet": (
-        Labels(epochs=100, batch_size=64, top_k=20, mix="none"),
+        LabelSettings(epochs=100, batch_size=64, top_k=20, mix="none"),
         Training(epochs=100, squared=True, optimizer="sgd", lr=0.2, weight_decay=1e-4, warmup=5),
     ),
 }
@@ -198,13 +195,14 @@ CROP_SCALE = (0.08, 1.0)  # area of the random resized crop (released yaml); its
 MIXES = ("cutmix", "cutout", "none")
 
 
-def labels_for(data: Dataset, count: int, like=None, **given) -> Labels:
-    """Settings of the labels for `count` images of a data set, or as those of the data set `like`.
+def labels_for(data: Dataset, count: int, like=None, **given) -> LabelSettings:
+    """Settings of the labels for `count` images: the released ones of this data set, or of the data set `like`.
 
-    What is given and not None replaces them. Ours, for a data set without released settings: ImageNet-1K's, with
-    k = C / 20 (at least 3) and batches of a fifth of the images (10 to 128).
+    What is given and not None replaces them. A batch is never larger than the set. Ours, without released settings:
+    ImageNet-1K's, with k = C / 20 (at least 3) and batches of a fifth of the images (10 to 128). This k also stands in
+    for a released one that is not below C.
     """
-    labels, _ = PROTOCOLS.get(like or data.name, (Labels(top_k=None, batch_size=None), None))
+    labels, _ = PROTOCOLS.get(like or data.name, (LabelSettings(top_k=None, batch_size=None), None))
     given = {name: value for name, value in given.items() if value is not None}
     labels = replace(labels, **given)
     if "batch_size" not in given:
@@ -216,12 +214,12 @@ def labels_for(data: Dataset, count: int, like=None, **given) -> Labels:
 
 
 def training_for(data: Dataset, like=None, **given) -> Training:
-    """Settings of the training for a data set, or as those of the data set `like`. What is given replaces them."""
+    """Settings of the training: the released ones of this data set, or of `like`. What is given replaces them."""
     _, training = PROTOCOLS.get(like or data.name, (None, Training()))
     return replace(training, **{name: value for name, value in given.items() if value is not None})
 
 
-def check_labels(labels: Labels, count: int, data: Dataset):
+def check_labels(labels: LabelSettings, count: int, data: Dataset):
     """UserError if such a pool cannot be made and trained from. Called before a teacher is trained for it."""
     size = labels.batch_size
     k = labels.top_k
@@ -237,7 +235,7 @@ def check_labels(labels: Labels, count: int, data: Dataset):
         way_out = f"at least --epochs {enough}, or less pruning, such as --prune 0.5"
         raise UserError(f"--prune {labels.prune} of {labels.epochs} epochs {left}: {way_out}")
     per_logit = 2 if k == data.num_classes else 4  # all logits are kept without the numbers of their classes
-    needed = in_pool * size * (28 + per_logit * k)
+    needed = in_pool * size * (28 + per_logit * k)  # 28: 12 int16 draws and the int32 number of an image
     memory = common.memory(data.device)
     if needed > memory:
         gigabytes = f"{needed / 2**30:,.0f} GB, {data.device} has {memory / 2**30:,.0f} for this process"
@@ -255,8 +253,8 @@ def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, sca
     hole (top, left, bottom, right). CutMix: lambda ~ Beta(1, 1), one hole for the batch, of side
     2 * (int(S * sqrt(1 - lambda)) // 2), its centre uniform, clipped. Cutout: half the side, one for each image;
     what fills the hole (3): the number of a random image of the batch (CutMix), or a colour (cutout).
-    Source: released utils_fkd.py. It stores the boxes, with crops rounded to float16, so that its views cannot be
-    drawn again exactly.
+    Source: released utils_fkd.py. It stores the boxes, with crops rounded to float16, so training views differ a little
+    from the labelled ones.
     """
     stream = common.random_stream(*seed)
     u = stream.random_sample((batch_size, 41))  # ten tries of a crop, and the flip
@@ -280,12 +278,12 @@ def view_draws(batch_size: int, side: int, mix: str, flip: bool, *seed: int, sca
     return torch.from_numpy(np.concatenate(columns, 1).astype(np.int16))
 
 
-def label_view(images: Tensor, draws: Tensor, mix: str, colours) -> Tensor:
+def mixed_views(images: Tensor, draws: Tensor, mix: str, colours) -> Tensor:
     """The views of n label batches: images [n * B, 3, S, S] (uint8, or floats in [0, 1]) -> normalised, same shape.
 
     draws [n, B, 12]: the numbers of view_draws. Crops interpolate the normalised floats (released: bytes).
     """
-    batches, size = draws.shape[:2]
+    n, size = draws.shape[:2]
     side = images.shape[-1]
     draws = draws.flatten(0, 1).float()
     x = common.normalize(images, colours, torch.contiguous_format)  # the layout that the crop is fast in
@@ -295,7 +293,7 @@ def label_view(images: Tensor, draws: Tensor, mix: str, colours) -> Tensor:
         inside = (pixel >= draws[:, 5:7, None]) & (pixel < draws[:, 7:9, None])  # [N, 2, S]
         inside = inside[:, 0, :, None] & inside[:, 1, None, :]
         if mix == "cutmix":
-            first = torch.arange(batches, device=x.device).repeat_interleave(size) * size
+            first = torch.arange(n, device=x.device).repeat_interleave(size) * size
             fill = x[first + draws[:, 9].long()]
         else:
             fill = common.normalize(draws[:, 9:, None, None] / 255, colours)
@@ -306,22 +304,23 @@ def label_view(images: Tensor, draws: Tensor, mix: str, colours) -> Tensor:
 class Views(NamedTuple):
     """The views of a pool's label batches, drawn from its seed."""
 
-    made: Labels
+    settings: LabelSettings
     order: Tensor  # int32 [n, B]: which image each view shows
     draws: Tensor  # int16 [n, B, 12]: view_draws
     images: Tensor  # of the distilled set
     colours: tuple
 
-    def together(self, numbers) -> list[list[int]]:
-        return common.steps_together(numbers, self.made.batch_size, self.images.shape[-1], self.images.device)
+    def groups(self, numbers) -> list[list[int]]:
+        """These label batches, in groups whose views are made at once."""
+        return common.steps_together(numbers, self.settings.batch_size, self.images.shape[-1], self.images.device)
 
     def of(self, numbers: Tensor) -> Tensor:
         """The views of these label batches, one batch after the other, [len(numbers) * B, 3, S, S]."""
         images = self.images[self.order[numbers].flatten()]
-        return label_view(images, self.draws[numbers], self.made.mix, self.colours)
+        return mixed_views(images, self.draws[numbers], self.settings.mix, self.colours)
 
 
-def draw_views(in_pool: int, labels: Labels, distilled: Distilled, colours, seed: int) -> Views:
+def pool_views(in_pool: int, labels: LabelSettings, distilled: Distilled, colours, seed: int) -> Views:
     """Draw images and views of `in_pool` label batches from the pool's seed."""
     count = len(distilled.images)
     side = distilled.images.shape[-1]
@@ -341,7 +340,7 @@ def draw_views(in_pool: int, labels: Labels, distilled: Distilled, colours, seed
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The label pool: a student is trained from it alone
+# The label pool: a student is trained from it and the images, without a teacher
 
 
 @contextmanager
@@ -361,16 +360,16 @@ def without_deterministic_scatter():
 class LabelPool(NamedTuple):
     """A label pool as it is used in training: the stored logits, and the views that they belong to."""
 
-    made: Labels
+    settings: LabelSettings
     views: Views
     values: Tensor  # float16 [n, B, k], on the device
     classes: Tensor | None  # integers [n, B, k]; None if all logits are kept, in the order of the classes
     num_classes: int
-    info: dict  # file, bytes, digest, settings
+    info: dict  # file, bytes, digest, and the settings that the file holds (pool_settings)
 
     @property
     def per_epoch(self) -> int:
-        return len(self.views.images) // self.made.batch_size
+        return len(self.views.images) // self.settings.batch_size
 
     def targets(self, numbers: Tensor, temperature: float) -> Tensor:
         """The labels of these label batches as probabilities, [len(numbers) * B, C]."""
@@ -383,8 +382,8 @@ class LabelPool(NamedTuple):
 
     def batches(self, numbers: list[int], temperature: float):
         """Yield (views, targets) of each of these label batches."""
-        size = self.made.batch_size
-        for part in self.views.together(numbers):
+        size = self.settings.batch_size
+        for part in self.views.groups(numbers):
             index = common.send(torch.tensor(part), self.values.device)
             views = self.views.of(index)
             targets = self.targets(index, temperature)
@@ -406,7 +405,10 @@ def learning_rate_factor(epoch: int, epochs: int, warmup: int = 0) -> float:
 
 
 def make_optimizer(student: nn.Module, optimizer: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9. Weight decay only on weights of more than one dimension (released utils.py)."""
+    """AdamW, or SGD with momentum 0.9.
+
+    Weight decay acts on parameters with "weight" in their name and more than one dimension (released utils.py).
+    """
     decayed = []
     free = []
     for name, weight in student.named_parameters():
@@ -433,7 +435,7 @@ def training_step(student, optimizer, images: Tensor, targets: Tensor, student_t
 
 
 def train_student(data: Dataset, pool: LabelPool, training: Training, arch: str, seed: int, progress: Path) -> dict:
-    """Train one student from the pool alone. Test it after the last epoch.
+    """Train one student from the pool. Test it after the last epoch.
 
     `epoch` counts from 0. As released, DKR's e is epoch + 1, and the learning rate uses the epoch itself.
     """
@@ -446,13 +448,12 @@ def train_student(data: Dataset, pool: LabelPool, training: Training, arch: str,
         common.set_rate(optimizer, training.lr * learning_rate_factor(epoch, epochs, training.warmup))
 
         # P: few label batches, used again and again
-        numbers = draw_label_batches(in_pool, pool.per_epoch, epoch, epochs, pool.made.prune, seed)
+        numbers = draw_label_batches(in_pool, pool.per_epoch, epoch, epochs, pool.settings.prune, seed)
         # DKR: the temperature of the labels falls
         temperature = label_temperature(epoch + 1, epochs, training.reuse)
         # CA: the student has its own temperature
         tau = log["tau"] if training.calibrate else temperature
-        # LPLD's loss on Tiny-ImageNet has the factor T^2. With CA we take tau^2. (Released: T(e)^2, on a loss that is
-        # NaN.)
+        # LPLD's loss on Tiny-ImageNet has the factor T^2. With CA we take tau^2. (LPQLD's loss there is NaN: AUDIT.md)
         factor = tau**2 if training.squared else 1.0
         # ImageNet-21K's "label smoothing" multiplies the logits by 1 - smoothing and adds a constant. The softmax
         # ignores the constant. The factor acts as a temperature.
@@ -470,10 +471,10 @@ def train_student(data: Dataset, pool: LabelPool, training: Training, arch: str,
 
 
 def students(data: Dataset, distilled: Distilled, pool: LabelPool, training: Training, arch: str) -> Students:
-    """How to train students from this pool, and where to keep them; common.train_students then trains them."""
-    made = pool.made
-    settings = {"stage": "lpqld", "labels": pool.info["digest"], "arch": arch, **asdict(made), **asdict(training)}
-    parts = f"p{made.prune:g}-k{made.top_k}-{training.reuse}" + "-ca" * training.calibrate
+    """The settings, the folder and the training of these students; common.train_students trains them."""
+    labels = pool.settings
+    settings = {"stage": "lpqld", "labels": pool.info["digest"], "arch": arch, **asdict(labels), **asdict(training)}
+    parts = f"p{labels.prune:g}-k{labels.top_k}-{training.reuse}" + "-ca" * training.calibrate
     full = len(distilled.images) * training.epochs * data.num_classes * 2
     size = pool.info["bytes"]
     sizes = {"label_bytes": size, "full_label_bytes": full, "times_smaller": full / size}
@@ -489,7 +490,7 @@ FORMAT = "lpqld label pool 2"
 LABELS_PER_PIECE = 2**11  # at most; a killed run loses one piece, and processes share the pieces
 
 
-def pool_settings(labels: Labels, data: Dataset, distilled: Distilled, teacher_digest, seed: int) -> dict:
+def pool_settings(labels: LabelSettings, data: Dataset, distilled: Distilled, teacher_digest, seed: int) -> dict:
     """What a pool is for and how it was made. The names are those that an error message shows."""
     return {
         "format": FORMAT,
@@ -507,7 +508,7 @@ def pool_settings(labels: Labels, data: Dataset, distilled: Distilled, teacher_d
     }
 
 
-def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: Labels, seed: int, path: Path):
+def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: LabelSettings, seed: int, path: Path):
     """Label every view of the pool, and write the file. The teacher sees the mixed view; labels are never mixed.
 
     You may call it with objects of your own. They need: data: name, class_names, num_classes, image_size, colours,
@@ -520,19 +521,19 @@ def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: Lab
     size = labels.batch_size
     check_labels(labels, count, data)
     in_pool = pool_size(count, size, labels.epochs, labels.prune)
-    views = draw_views(in_pool, labels, distilled, data.colours, seed)
+    views = pool_views(in_pool, labels, distilled, data.colours, seed)
     parts = common.cut(in_pool, max(1, LABELS_PER_PIECE // size))
     pieces = {}
     for part in parts:
         file = path.with_name(f"{path.stem}-{part[0]}-{part[-1]}.pt")
         pieces[file] = lambda _, part=part: label_piece(views, teacher.model, part.tolist(), data.num_classes)
 
-    def join(made):
+    def join(contents):
         shape = (in_pool, size, labels.top_k)
         whole = {"values": torch.empty(shape, dtype=torch.float16)}
         if labels.top_k < data.num_classes:
             whole["classes"] = torch.empty(shape, dtype=index_type(data.num_classes))
-        for part, piece in zip(parts, made, strict=True):
+        for part, piece in zip(parts, contents, strict=True):
             for name, tensor in whole.items():
                 tensor[part] = piece[name]
         settings = pool_settings(labels, data, distilled, teacher.info["digest"], seed)
@@ -547,11 +548,11 @@ def make_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: Lab
 @torch.no_grad()
 def label_piece(views: Views, teacher: nn.Module, numbers: list[int], num_classes: int) -> dict:
     """The labels of these label batches, on the CPU: values [n, B, k], and classes [n, B, k] unless all are kept."""
-    size = views.made.batch_size
-    k = views.made.top_k
+    size = views.settings.batch_size
+    k = views.settings.top_k
     values = []
     classes = []
-    for part in views.together(numbers):
+    for part in views.groups(numbers):
         index = common.send(torch.tensor(part), views.images.device)
         logits = teacher(views.of(index))
         if teacher.training or logits.shape[1:] != (num_classes,):
@@ -582,27 +583,27 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
         raise UserError(f"label pool {path} is a torch file of something else")
     if settings["format"] != FORMAT:
         raise UserError(f"label pool {path} has the older format '{settings['format']}', which is not read any more")
-    # "kept_as": in pools that were written before its name was two words
+    # older pools have "kept_as"
     content = {name: value for name, value in kept.items() if name not in ("digest", "kept as", "kept_as")}
     with common.refused(f"label pool {path} has been altered"):  # tensors of odd kinds have no checksum
         if kept.get("digest") != common.digest(content):
             raise UserError(f"label pool {path} has been altered: its content does not match its checksum")
-    made = Labels(**{name: settings[name] for name in Labels.__dataclass_fields__})
+    labels = LabelSettings(**{name: settings[name] for name in LabelSettings.__dataclass_fields__})
     teacher_digest = teacher.info["digest"] if teacher else settings["teacher (hash)"]
-    ours = pool_settings(made, data, distilled, teacher_digest, settings["seed"])
+    ours = pool_settings(labels, data, distilled, teacher_digest, settings["seed"])
     for name, value in ours.items():
         if settings[name] != value:
             raise UserError(f"label pool {path} does not fit: {name} is {settings[name]} in the pool, {value} here")
     values = kept["values"].to(data.device)
     classes = None
-    if made.top_k < data.num_classes:
+    if labels.top_k < data.num_classes:
         classes = unpack_classes(kept["classes"], values.shape, data.num_classes).to(data.device)
-    views = draw_views(len(values), made, distilled, data.colours, settings["seed"])
+    views = pool_views(len(values), labels, distilled, data.colours, settings["seed"])
     info = {"file": str(path), "bytes": path.stat().st_size, "digest": kept["digest"], "settings": settings}
-    return LabelPool(made, views, values, classes, data.num_classes, info)
+    return LabelPool(labels, views, values, classes, data.num_classes, info)
 
 
-def label_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: Labels, seed: int) -> LabelPool:
+def label_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: LabelSettings, seed: int) -> LabelPool:
     """The pool of these images, this teacher and these settings: made once, then read."""
     settings = pool_settings(labels, data, distilled, teacher.info["digest"], seed)
     folder = common.stage_folder(data, f"labels-{distilled.name}-p{labels.prune:g}-k{labels.top_k}", settings)
@@ -641,15 +642,14 @@ def unpack_classes(planes: Tensor, shape, num_classes: int) -> Tensor:
 # ---------------------------------------------------------------------------------------------------------------------
 # The ablation
 
-ALL_LOGITS = 2**31  # ablation() reduces it to the number of classes
-ABLATION = {  # name of the row: (changes to the labels, changes to the training)
-    "full labels": ({"prune": 0.0, "top_k": ALL_LOGITS}, {"reuse": "none", "calibrate": False}),
-    "P": ({"top_k": ALL_LOGITS}, {"reuse": "none", "calibrate": False}),
+ABLATION = {  # name of the row: (changes to the labels, changes to the training); top_k None: all logits
+    "full labels": ({"prune": 0.0, "top_k": None}, {"reuse": "none", "calibrate": False}),
+    "P": ({"top_k": None}, {"reuse": "none", "calibrate": False}),
     "P + Q": ({}, {"reuse": "none", "calibrate": False}),
     "P + Q + DKR": ({}, {"calibrate": False}),
     "P + Q + DKR + CA": ({}, {}),
-    "P + DKR + CA": ({"top_k": ALL_LOGITS}, {}),
-    "full + DKR + CA": ({"prune": 0.0, "top_k": ALL_LOGITS}, {}),  # ours: how much do DKR and CA gain alone?
+    "P + DKR + CA": ({"top_k": None}, {}),
+    "full + DKR + CA": ({"prune": 0.0, "top_k": None}, {}),  # ours: how much do DKR and CA gain alone?
 }
 
 
@@ -657,7 +657,7 @@ def ablation(
     data: Dataset,
     teacher: Teacher,
     distilled: Distilled,
-    labels: Labels,
+    labels: LabelSettings,
     training: Training,
     arch: str,
     seeds,
@@ -667,10 +667,10 @@ def ablation(
     pools = {}
     rows = {}
     for name, (label_changes, training_changes) in ABLATION.items():
-        made = replace(labels, **label_changes)
-        made.top_k = min(made.top_k, data.num_classes)
-        key = (made.prune, made.top_k)
-        pools[key] = pools.get(key) or label_pool(data, teacher, distilled, made, seed)
+        changed = replace(labels, **label_changes)
+        changed.top_k = changed.top_k or data.num_classes
+        key = (changed.prune, changed.top_k)
+        pools[key] = pools.get(key) or label_pool(data, teacher, distilled, changed, seed)
         rows[name] = students(data, distilled, pools[key], replace(training, **training_changes), arch)
     if common.world > 1:  # the processes share the students of all rows
         common.make_all({path: make for row in rows.values() for path, make in row.jobs(seeds).items()})
@@ -721,10 +721,11 @@ def read_options(argv):
         "tinyimagenet 20, else C / 20 and at least 3; C means no quantization)")  # fmt: skip
     add("--batch-size", type=positive, help="images per label batch (default: imagenet-1k 128, imagenet-21k 32, "
         "tinyimagenet 64, else a fifth of the images, 10 to 128)")  # fmt: skip
-    add("--epochs", type=positive, help="epochs of the student (default: 300; tinyimagenet 100)")
+    add("--epochs", type=positive, help="epochs of the student (default: 300; tinyimagenet 100; with --labels "
+        "those of the pool)")  # fmt: skip
     add("--mix", choices=MIXES, help="how views are mixed (default: cutmix; imagenet-21k cutout, tinyimagenet none)")
-    add("--protocol", choices=PROTOCOLS, help="settings of this data set (default: --dataset's; for others "
-        "imagenet-1k's, with the values above)")  # fmt: skip
+    add("--protocol", choices=PROTOCOLS, help="take the settings of this data set (default: those of --dataset; "
+        "if it has none, imagenet-1k's, but --top-k and --batch-size as above)")  # fmt: skip
     add("--reuse", choices=("step", "cosine", "none"), help="DKR: how the labels' temperature falls (default: step)")
     add("--no-calibration", action="store_true", help="switch off CA: the student's temperature is the labels'")
     add("--lr", type=common.at_least(1e-9, float), help="learning rate (default: 1e-3; imagenet-21k 2e-3, "
@@ -768,7 +769,7 @@ def main(argv=None) -> dict:
             print(f"          cosine similarity of the teacher's features within a class: {similarity:.3f}")
 
     pool = load_pool(args.labels, data, distilled, teacher) if args.labels else None
-    epochs = args.epochs or (pool.made if pool else labels).epochs
+    epochs = args.epochs or (pool.settings if pool else labels).epochs
     training = training_for(
         data, args.protocol, epochs=epochs, reuse=args.reuse, calibrate=not args.no_calibration, lr=args.lr
     )
@@ -777,13 +778,13 @@ def main(argv=None) -> dict:
         return ablation(data, teacher, distilled, labels, training, arch, seeds, args.seed)
 
     pool = pool or label_pool(data, teacher, distilled, labels, args.seed)
-    made = pool.made
-    logits = f"{made.top_k} of {data.num_classes} logits each"
-    print(f"labels:   {len(pool.values)} label batches of {made.batch_size}, {logits}: {pool.info['bytes']:,} bytes in "
-          f"{pool.info['file']}")  # fmt: skip
+    labels = pool.settings
+    logits = f"{labels.top_k} of {data.num_classes} logits each"
+    batches = f"{len(pool.values)} label batches of {labels.batch_size}"
+    print(f"labels:   {batches}, {logits}: {pool.info['bytes']:,} bytes in {pool.info['file']}")
     print(f"student:  {common.student_line(data, arch, training.lr)}")
     ca = "on" if training.calibrate else "off"
-    per_epoch = f"{pool.per_epoch} x {made.batch_size} images"
+    per_epoch = f"{pool.per_epoch} x {labels.batch_size} images"
     print(f"          DKR {training.reuse}, CA {ca}, {training.optimizer}, {training.epochs} epochs of {per_epoch}")
     result = common.train_students(students(data, distilled, pool, training, arch), seeds)
     full = f"--prune 0 --top-k {data.num_classes} (full labels)"

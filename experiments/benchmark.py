@@ -237,10 +237,10 @@ def frozen(size: Size, device) -> Teacher:
     return Teacher(model, {"arch": size.arch, "digest": "frozen"})
 
 
-def labels_of(size: Size, epochs: int) -> lpqld.Labels:
+def labels_of(size: Size, epochs: int) -> lpqld.LabelSettings:
     """Labels of their own for every epoch, with a twentieth of the logits."""
     top_k = min(size.classes, max(3, size.classes // 20))
-    return lpqld.Labels(batch_size=size.batch, epochs=epochs, prune=0, top_k=top_k)
+    return lpqld.LabelSettings(batch_size=size.batch, epochs=epochs, prune=0, top_k=top_k)
 
 
 def forward_backward(model, images):
@@ -539,7 +539,7 @@ def imagenet(arch, side, width, groups, iterations, device, precision) -> dict:
         raise UserError(f"--arch {arch} has no BatchNorm layers: nothing to recover images from")
     data, distilled = made_up(size, device, 1000 * IPC)
     teacher = frozen(size, device)
-    labels = lpqld.Labels()
+    labels = lpqld.LabelSettings()
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "labels.pt"

@@ -116,7 +116,7 @@ def hard_batches(distilled: Distilled, data: Dataset, batch_size: int, seed: int
         draws = torch.stack([lpqld.view_draws(batch_size, side, "cutmix", True, *stream) for stream in streams])
         draws = common.send(draws, data.device)
         numbers = order[steps[0] : steps[-1] + 1]
-        views = lpqld.label_view(distilled.images[numbers.flatten()], draws, "cutmix", data.colours)
+        views = lpqld.mixed_views(distilled.images[numbers.flatten()], draws, "cutmix", data.colours)
         labels = distilled.labels[numbers]
         top, left, bottom, right, partner = draws[..., 5:10].long().unbind(-1)
         share = 1 - (bottom - top) * (right - left) / side**2
@@ -147,7 +147,7 @@ def train_student(
             batches = pool.batches(numbers, TEMPERATURE)
             temperature, factor = TEMPERATURE, TEMPERATURE**2 if training.squared else 1.0
         else:
-            batches = hard_batches(distilled, data, pool.made.batch_size, seed, epoch)
+            batches = hard_batches(distilled, data, pool.settings.batch_size, seed, epoch)
             temperature, factor = 1.0, 1.0
         for views, targets in batches:
             log["loss"], _ = lpqld.training_step(student, optimizer, views, targets, temperature, factor)
@@ -156,7 +156,7 @@ def train_student(
 
 
 def students(data: Dataset, distilled: Distilled, pool: lpqld.LabelPool, training: Training, arch: str) -> Students:
-    """How to train students with this pool, and where to keep them; common.train_students then trains them."""
+    """The settings, the folder and the training of these students; common.train_students trains them."""
     settings = {"stage": "hald", "labels": pool.info["digest"], "arch": arch, **asdict(training)}
     train = partial(train_student, data, distilled, pool, training, arch)
     name = f"hald-{distilled.name}-{arch}-{training.order}"
@@ -195,7 +195,7 @@ def main(argv=None) -> dict:
     count = len(distilled.images) if distilled else ipc * data.num_classes
     k = args.top_k or data.num_classes
     size = min(BATCH_SIZE, count)
-    labels = lpqld.Labels(epochs=args.labels_per_class // ipc, batch_size=size, prune=0.0, top_k=k)
+    labels = lpqld.LabelSettings(epochs=args.labels_per_class // ipc, batch_size=size, prune=0.0, top_k=k)
     lpqld.check_labels(labels, count, data)
     teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
     distilled = synthesize.given_or_made(distilled, args.images, data, teacher, args.ipc, args.seed)

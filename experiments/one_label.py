@@ -59,7 +59,7 @@ LOSSES_OF_A_SOFTMAX = ("softce", "kl", "softce_ce")  # the other losses need all
 
 
 def students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Protocol, k: int) -> Students:
-    """How to train students with these labels, and where to keep them; common.train_students then trains them."""
+    """The settings, the folder and the training of these students; common.train_students trains them."""
 
     def train(seed, progress):
         labels = label_plain_images(teacher.model, distilled.images, data.colours, k)

@@ -506,6 +506,8 @@ CIFAR_CELLS = [  # protocol, data, images, IPC, published, independent re-run, l
     ("RDED's", "CIFAR-100", "random", 1, "", "", "cifar100-rded-conv3-ipc1"),
     ("RDED's", "CIFAR-100", "rded", 10, 48.1, "48.7 ± 0.3", "cifar100-epochs12-rded-ipc10"),
     ("RDED's", "CIFAR-100", "random", 10, "", "50.4 ± 0.4", "cifar100-epochs12-rded-ipc10"),
+    ("RDED's", "CIFAR-100", "rded", 50, 57.0, "57.3 ± 0.2", "cifar100-epochs12-rded-ipc50"),
+    ("RDED's", "CIFAR-100", "random", 50, "", "58.0 ± 0.1", "cifar100-epochs12-rded-ipc50"),
     (f"RDED's, {LIKE}", "CIFAR-100", "rded", 1, 19.6, "21.6 ± 0.4", "cifar100-crops60-rded-ipc1"),
     (f"RDED's, {LIKE}", "CIFAR-100", "rded", 10, 48.1, "48.7 ± 0.3", "cifar100-crops60-rded-ipc10"),
     (f"RDED's, {LIKE}", "CIFAR-100", "random", 1, "", "", "cifar100-crops60-rded-ipc1"),

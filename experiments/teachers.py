@@ -54,7 +54,7 @@ def views_of(data: Dataset, images: Tensor, kind: str, seed: int, step: int) -> 
     stream = (seed, common.VIEW, step)
     if kind == "cutmix":
         draws = lpqld.view_draws(len(images), side, "cutmix", True, *stream, scale=(1, 1))
-        return lpqld.label_view(images, draws[None].to(images.device), "cutmix", data.colours)
+        return lpqld.mixed_views(images, draws[None].to(images.device), "cutmix", data.colours)
     x = common.normalize(images, data.colours)
     if kind == "enlarged":
         x = common.enlarge_and_cut(x, side * 9 // 8)

@@ -60,7 +60,7 @@ def test_batches_of_every_script_stay_on_the_device(noise, cuda):
     classes = torch.zeros(8, 5, 3, dtype=torch.int16, device=cuda)
     order = torch.zeros(8, 5, dtype=torch.int32, device=cuda)
     draws = torch.zeros(8, 5, 12, dtype=torch.int16, device=cuda)
-    labels = lpqld.Labels(batch_size=5, top_k=3)
+    labels = lpqld.LabelSettings(batch_size=5, top_k=3)
     label_views = lpqld.Views(labels, order, draws, distilled.images, COLOURS)
     pool = lpqld.LabelPool(labels, label_views, values, classes, 10, {})
     for batches in (
@@ -78,7 +78,7 @@ def test_batches_of_every_script_stay_on_the_device(noise, cuda):
 @pytest.mark.parametrize("mix", lpqld.MIXES)
 def test_views_of_label_batches_stay_on_the_device(noise, cuda, mix):
     draws = lpqld.view_draws(20, 32, mix, True, 0)[None].to(cuda)
-    assert lpqld.label_view(noise[1].images, draws, mix, COLOURS).device.type == "cuda"
+    assert lpqld.mixed_views(noise[1].images, draws, mix, COLOURS).device.type == "cuda"
 
 
 def test_losses_and_statistics_stay_on_the_device(cuda):

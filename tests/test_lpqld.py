@@ -140,21 +140,21 @@ def test_calibration_is_the_argmin_of_the_kl_divergence():
 def test_protocols_are_the_released_ones():
     released = {
         "imagenet-1k": (
-            lpqld.Labels(epochs=300, batch_size=128, prune=0.9, top_k=50, mix="cutmix", flip=True),
+            lpqld.LabelSettings(epochs=300, batch_size=128, prune=0.9, top_k=50, mix="cutmix", flip=True),
             lpqld.Training(
                 epochs=300, reuse="step", calibrate=True, smoothing=0.0, squared=False,
                 optimizer="adamw", lr=1e-3, weight_decay=0.01, warmup=0,
             ),
         ),
         "imagenet-21k": (
-            lpqld.Labels(epochs=300, batch_size=32, prune=0.95, top_k=200, mix="cutout", flip=False),
+            lpqld.LabelSettings(epochs=300, batch_size=32, prune=0.95, top_k=200, mix="cutout", flip=False),
             lpqld.Training(
                 epochs=300, reuse="step", calibrate=True, smoothing=0.2, squared=False,
                 optimizer="adamw", lr=2e-3, weight_decay=0.01, warmup=0,
             ),
         ),
         "tinyimagenet": (
-            lpqld.Labels(epochs=100, batch_size=64, prune=0.9, top_k=20, mix="none", flip=True),
+            lpqld.LabelSettings(epochs=100, batch_size=64, prune=0.9, top_k=20, mix="none", flip=True),
             lpqld.Training(
                 epochs=100, reuse="step", calibrate=True, smoothing=0.0, squared=True,
                 optimizer="sgd", lr=0.2, weight_decay=1e-4, warmup=5,
@@ -172,7 +172,7 @@ def test_settings_are_filled_in_and_what_is_given_stands(fashion):
     assert lpqld.labels_for(fashion, 20, "tinyimagenet").batch_size == 20  # no more than there are
     assert lpqld.labels_for(fashion, 100, "imagenet-1k").top_k == 3  # 50 of 10 classes are not possible
     given = lpqld.labels_for(fashion, 100, "tinyimagenet", epochs=7, top_k=10, prune=None)
-    assert given == lpqld.Labels(epochs=7, batch_size=64, prune=0.9, top_k=10, mix="none")
+    assert given == lpqld.LabelSettings(epochs=7, batch_size=64, prune=0.9, top_k=10, mix="none")
     assert lpqld.training_for(fashion) == lpqld.PROTOCOLS["imagenet-1k"][1]
     training = lpqld.training_for(fashion, "tinyimagenet", epochs=7, lr=None)
     assert (training.epochs, training.lr, training.optimizer) == (7, 0.2, "sgd")
@@ -181,7 +181,7 @@ def test_settings_are_filled_in_and_what_is_given_stands(fashion):
 
 @pytest.mark.parametrize("prune, epochs, enough", [(0.9, 1, 9), (0.975, 10, 35), (0.5, 1, 2)])
 def test_the_message_says_how_many_epochs_are_enough(fashion, prune, epochs, enough):
-    labels = lpqld.Labels(epochs=epochs, batch_size=25, prune=prune, top_k=3)
+    labels = lpqld.LabelSettings(epochs=epochs, batch_size=25, prune=prune, top_k=3)
     with pytest.raises(UserError, match=f"one epoch takes 4: at least --epochs {enough}, or less pruning"):
         lpqld.check_labels(labels, 100, fashion)
     lpqld.check_labels(replace(labels, epochs=enough), 100, fashion)
@@ -196,7 +196,7 @@ def test_epochs_whose_labels_memory_cannot_hold_are_refused(fashion, in_process,
     needed = "1,073,741,824 label batches of 20 take 800 GB, cpu has 512 for this process"
     assert complaint == f"error: {needed}: keep fewer labels, or fewer logits\n"
     monkeypatch.setattr(common, "memory", lambda device: 2**40)
-    lpqld.check_labels(lpqld.Labels(epochs=2**31, batch_size=20, top_k=3), 100, fashion)
+    lpqld.check_labels(lpqld.LabelSettings(epochs=2**31, batch_size=20, top_k=3), 100, fashion)
     status, _, complaint = in_process(lpqld, "--epochs", 2**31, "--top-k", 3, "--ablation", "--out", tmp_path)
     assert (status, list(tmp_path.rglob("teacher*"))) == (2, [])  # its pool of full labels
     assert complaint.startswith("error: 10,737,418,240 label batches of 20 take 9,600 GB")  # 28 + 2 * 10 bytes a label
@@ -267,12 +267,12 @@ def test_views_are_mirrored_half_the_time():
     assert not lpqld.view_draws(64, 32, "cutmix", False, 0)[:, 4].any()
 
 
-def test_label_view_mixes_images_not_labels():
+def test_mixed_views_mix_images_not_labels():
     images = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8)
     colours = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     draws = lpqld.view_draws(6, 16, "cutmix", True, 11)
-    plain = lpqld.label_view(images, draws[None], "none", colours)
-    mixed = lpqld.label_view(images, draws[None], "cutmix", colours)
+    plain = lpqld.mixed_views(images, draws[None], "none", colours)
+    mixed = lpqld.mixed_views(images, draws[None], "cutmix", colours)
     top, left, bottom, right = draws[0, 5:9].tolist()
     assert (bottom - top) * (right - left) > 0
     inside = torch.zeros(16, 16, dtype=torch.bool)
@@ -294,7 +294,7 @@ def test_cutout_of_imagenet_21k():
     assert len(draws[:, 5:9].unique(dim=0)) > 50  # each image its own
     assert len(draws[:, 9:].unique(dim=0)) == 64
     black = torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
-    view = lpqld.label_view(black, draws[None], "cutout", common.COLOURS["none"])
+    view = lpqld.mixed_views(black, draws[None], "cutout", common.COLOURS["none"])
     top, left = draws[0, 5:7].tolist()
     torch.testing.assert_close(view[0, :, top, left], draws[0, 9:] / 255)
     assert (view[0, 0] != 0).sum() == height[0] * width[0]
@@ -302,7 +302,7 @@ def test_cutout_of_imagenet_21k():
 
 def drawn(in_pool, images, **labels) -> lpqld.Views:
     distilled = Distilled(images, None, {})
-    return lpqld.draw_views(in_pool, lpqld.Labels(**labels), distilled, common.COLOURS["cifar"], 0)
+    return lpqld.pool_views(in_pool, lpqld.LabelSettings(**labels), distilled, common.COLOURS["cifar"], 0)
 
 
 def bytes_of(count):
@@ -385,7 +385,7 @@ def test_label_bytes_by_hand():
 def made(folder, num_classes=20, ipc=5, side=8, **more):
     """A pool of 20 batches of 25 labels, and what it is for."""
     data, distilled, teacher = made_up(num_classes, ipc, side, folder)
-    labels = lpqld.Labels(**{"batch_size": 25, "epochs": 10, "prune": 0.5, "top_k": 4, **more})
+    labels = lpqld.LabelSettings(**{"batch_size": 25, "epochs": 10, "prune": 0.5, "top_k": 4, **more})
     lpqld.make_pool(data, teacher, distilled, labels, 0, folder / "labels.pt")
     return data, distilled, teacher, lpqld.load_pool(folder / "labels.pt", data, distilled, teacher)
 
@@ -456,7 +456,7 @@ def test_labels_are_made_in_fp32_whatever_the_precision(tmp_path, monkeypatch):
 def test_logits_beyond_fp16_are_refused(tmp_path):
     data, distilled, teacher = made_up(20, 5, 8, tmp_path)
     teacher.model.linear.weight.mul_(1e9)
-    labels = lpqld.Labels(batch_size=25, epochs=2, top_k=4, prune=0)
+    labels = lpqld.LabelSettings(batch_size=25, epochs=2, top_k=4, prune=0)
     with pytest.raises(UserError, match="not finite"):
         lpqld.make_pool(data, teacher, distilled, labels, 0, tmp_path / "labels.pt")
     assert list(tmp_path.iterdir()) == []
@@ -509,7 +509,7 @@ def test_a_damaged_piece_is_named(tmp_path, monkeypatch):
 def stage(folder):
     """A stage's pool, and how it is asked for."""
     data, distilled, teacher = made_up(20, 5, 8, folder)
-    labels = lpqld.Labels(batch_size=25, epochs=10, prune=0.5, top_k=4)
+    labels = lpqld.LabelSettings(batch_size=25, epochs=10, prune=0.5, top_k=4)
 
     def ask(seed=0, **changed):
         return lpqld.label_pool(data, teacher, distilled, replace(labels, **changed), seed)

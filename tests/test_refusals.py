@@ -235,7 +235,7 @@ def bad_pools(root, fashion, teacher):
     distilled = synthesize.distil("random", data, None, 2)
     images = root / "images"
     shutil.copytree(distilled.info["folder"], images)
-    labels = lpqld.Labels(batch_size=10, epochs=10, top_k=3)
+    labels = lpqld.LabelSettings(batch_size=10, epochs=10, top_k=3)
     lpqld.make_pool(data, teacher, distilled, labels, 0, root / "labels.pt")
     shutil.copytree(images, root / "other-order")
     about = json.loads((images / "set.json").read_text())

@@ -245,7 +245,7 @@ def test_views_drawn_again_from_a_stored_pool_are_those_that_were_labelled(tmp_p
     data, distilled, teacher = made_up(5, 4, 16, tmp_path)
     labelled = []
     teacher.model.register_forward_pre_hook(lambda model, inputs: labelled.append(inputs[0].clone()))
-    labels = lpqld.Labels(epochs=6, batch_size=6, prune=0.5, top_k=3, mix=mix)
+    labels = lpqld.LabelSettings(epochs=6, batch_size=6, prune=0.5, top_k=3, mix=mix)
     lpqld.make_pool(data, teacher, distilled, labels, 7, tmp_path / "labels.pt")
 
     np.random.seed(1)  # no other generator has a say
