@@ -110,7 +110,8 @@ def crop_boxes(u: np.ndarray, height, width, scale=(0.08, 1.0), ratio=(3 / 4, 4 
 def crop_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
     """Weights [N, size, side] that resize the pixels start ... start + length of a row of `side` pixels to `size`.
 
-    Bilinear, antialiased where the row shrinks. Pixels outside the image count as zeros.
+    Bilinear, antialiased where the row shrinks. Pixels outside the image are left out; where no other is in reach, the
+    result is 0. So a shift without resizing pads with zeros.
     """
     shrink = (length / size)[:, None, None]
     centre = start[:, None, None] + (torch.arange(size, device=start.device)[:, None] + 0.5) * shrink
@@ -123,9 +124,9 @@ def crop_weights(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
 def resized_crop(images: Tensor, boxes: Tensor, size: int, flip=None, roll=None) -> Tensor:
     """Cut boxes [N, 4] (top, left, height, width) out of float images [N, C, H, W]; resize to [N, C, size, size].
 
-    Then mirror the images where flip [N] is true, and roll them by roll [N, 2] pixels down and right. The result equals
-    torchvision's resized_crop(antialias=True). All of it is linear and treats rows and columns separately, so a view is
-    rows @ image @ columns': a batched matrix product, differentiable, on any device.
+    Then mirror the images where flip [N] is true, and roll them by roll [N, 2] pixels down and right. For boxes inside
+    the image the result equals torchvision's resized_crop(antialias=True). All of it is linear and treats rows and
+    columns separately, so a view is rows @ image @ columns': a batched matrix product, differentiable, on any device.
     """
     boxes = boxes.to(torch.float32)
     rows = crop_weights(boxes[:, 0], boxes[:, 2], images.shape[-2], size)
@@ -276,20 +277,19 @@ class Preset(NamedTuple):
     teacher_epochs: int
     fit: str  # how an image of another side is brought to ours, see Split.at_side
     folders: tuple  # names that its folder may have under --data-root
-    source: str  # where to get it
+    source: str  # where to get it; "": part of this repository, or downloaded by torchvision
 
 
 IMAGENET = "class folders of https://image-net.org"
 FASTAI = "https://github.com/fastai/imagenette"  # it splits val/ anew: published teachers have seen most of it
 TINY = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 MIIL = "https://github.com/Alibaba-MIIL/ImageNet21K (-P, as train/ and val/)"
-DOWNLOADED = "torchvision downloads it"
 DATASETS = {
-    "fashion": Preset(32, 32, "conv3", "fashion", 12, "pad", (), "part of this repository, in data/fashion"),
-    "fashionmnist": Preset(32, 32, "conv3", "fashion", 20, "pad", ("fashionmnist",), DOWNLOADED),
+    "fashion": Preset(32, 32, "conv3", "fashion", 12, "pad", (), ""),
+    "fashionmnist": Preset(32, 32, "conv3", "fashion", 20, "pad", ("fashionmnist",), ""),
     # 12 epochs: a ConvNet-3 then has 61.1 % on CIFAR-100; the published teacher 59.67 % (61.27 % on enlarged images)
-    "cifar10": Preset(32, 32, "conv3", "cifar", 12, "cut", ("cifar10",), DOWNLOADED),
-    "cifar100": Preset(32, 32, "conv3", "cifar", 12, "cut", ("cifar100",), DOWNLOADED),
+    "cifar10": Preset(32, 32, "conv3", "cifar", 12, "cut", ("cifar10",), ""),
+    "cifar100": Preset(32, 32, "conv3", "cifar", 12, "cut", ("cifar100",), ""),
     "tinyimagenet": Preset(64, 64, "conv4", "imagenet", 60, "cut", ("tiny-imagenet-200", "tinyimagenet"), TINY),
     "imagenette": Preset(
         128, 224, "resnet18", "imagenet", 100, "margin", ("imagenette2", "imagenette", "imagenette2-320"), FASTAI
@@ -317,19 +317,20 @@ willow_tree wolf woman worm
 """
 # In the order in which the authors of the data sets number them.
 OFFICIAL_CLASSES = {"fashionmnist": FASHION, "cifar10": CIFAR10, "cifar100": CIFAR100.split()}
+DEFAULT_IPC = 10  # images per class of a set that is made here
 RESIDENT_BYTES = 4 << 30  # a split of up to this size stays on the device; at 224 px, ImageNet-1K's two do not
 SAMPLED_FILES = 256  # of a larger split, the fingerprint holds the bytes of this many files
 IMAGE_FILES = torchvision.datasets.folder.IMG_EXTENSIONS
 
 
 def is_image(path) -> bool:
-    """By its name. macOS leaves files like ._7.png beside 7.png, which are none."""
+    """By its name. macOS leaves files like ._7.png beside 7.png. They are not images."""
     path = Path(path)
     return path.suffix.lower() in IMAGE_FILES and not path.name.startswith(".")
 
 
 def read_image(path) -> Image.Image:
-    """An image file of 8 bits a channel, as red, green and blue. As in torchvision, EXIF data turn TIFFs only."""
+    """An image file of 8 bits a channel, as red, green and blue. As in torchvision, EXIF data turn only TIFF files."""
     with reading("image", path), Image.open(path) as image:
         if image.mode[0] in "IF":
             raise UserError(f"image {path} has 16 or 32 bits a pixel ({image.mode}): convert it to 8 bits a channel")
@@ -353,14 +354,13 @@ def read_ahead(read, items):
 
 
 class Split:
-    """Images, uint8 [N, 3, S, S], and their labels, int64 [N]: a split of a data set, or a distilled set.
+    """Images [N, 3, S, S] and their labels, int64 [N]: a split of a data set, or a distilled set.
 
+    The images are uint8, from a data.pt also float32.
     Give either `pixels` [N, 3, S, S], or `paths` of image files and their `side`.
     A split of up to `most` bytes (default: RESIDENT_BYTES) stays on the device, as the tensor `images`. A larger one is
     read from disk, batch by batch. split[numbers] is on the device in both cases.
     """
-
-    dtype = torch.uint8
 
     def __init__(
         self, labels, device, pixels=None, paths=None, side=None, fit="cut", stored=None, cache=None, most=None
@@ -378,6 +378,10 @@ class Split:
 
     def __len__(self):
         return len(self.labels)
+
+    @property
+    def dtype(self):
+        return torch.uint8 if self.pixels is None else self.pixels.dtype
 
     @property
     def shape(self) -> tuple:
@@ -403,7 +407,7 @@ class Split:
         cut: resize the shorter side to S, and cut out the centre;
         margin: the same, but first a little larger: 256 -> 224, 146 -> 128, 73 -> 64 (GIFT's code for ImageNet);
         squeeze: resize to a square, whatever the ratio (LPQLD's code for ImageNet-21K);
-        pad: add black pixels on all sides (28 -> 32, Fashion-MNIST);
+        pad: add black pixels on all sides of a smaller image (28 -> 32, Fashion-MNIST), else as cut;
         none: UserError.
         """
         image = read_image(self.paths[index])
@@ -412,7 +416,7 @@ class Split:
             raise UserError(f"image {self.paths[index]} is {wide} x {high} px, not {self.side} (--image-size)")
         with refused(f"image {self.paths[index]} cannot be brought to {self.side} px"):
             if self.fit == "pad":
-                image = pil_transforms.pad(image, (self.side - min(image.size)) // 2)
+                image = pil_transforms.pad(image, max(0, self.side - min(image.size)) // 2)
             if image.size != (self.side, self.side):
                 first = {"margin": int(self.side * 8 / 7), "squeeze": (self.side, self.side)}.get(self.fit, self.side)
                 image = pil_transforms.center_crop(pil_transforms.resize(image, first), self.side)
@@ -422,10 +426,10 @@ class Split:
         """Read these images from disk, uint8 [n, 3, S, S]."""
         images = torch.empty(len(indices), *self.shape[1:], dtype=torch.uint8, device=device)
         with ThreadPoolExecutor(cores()) as pool:
-            views = pool.map(self.at_side, indices)
-            views = progress_bar(views, title, len(indices)) if title else views
-            for image, view in zip(images, views, strict=True):
-                image.copy_(view)
+            decoded = pool.map(self.at_side, indices)
+            decoded = progress_bar(decoded, title, len(indices)) if title else decoded
+            for image, pixels in zip(images, decoded, strict=True):
+                image.copy_(pixels)
         return images
 
     @cached_property
@@ -783,6 +787,8 @@ def load_teacher(data: Dataset, arch: str, checkpoint=None, epochs=None, seed=0,
         source = checkpoint
         model, recorded = read_teacher(source, arch, data)
     elif data.name == "imagenet-1k":
+        if epochs:
+            raise UserError("--teacher-epochs: ImageNet-1K's teacher is torchvision's, it is not trained here")
         model, recorded, source = torchvision_teacher(arch, data)
     else:
         cause = TOO_SHORT
@@ -1090,8 +1096,8 @@ def students_of(
 ) -> Students:
     """The settings, the folder and the training of students of a distilled set.
 
-    The settings also get the data set, the images, the teacher, the width and the precision, under these names.
-    Then train_students calls make_all, make_all calls train_one, and train_one calls train(seed, progress file).
+    It adds to the settings: data, images (their hash), ipc, width, precision and, if there is one, teacher (its hash).
+    train_students calls make_all, make_all calls train_one, and train_one calls train(seed, progress file).
     """
     settings = {
         **settings,
@@ -1129,7 +1135,7 @@ def mean_std(values: list[float]) -> dict:
 
 
 def scores(students: list[dict]) -> dict:
-    """Accuracy on the test set after the last epoch: the result. Also the best of the `checks`, which is not."""
+    """Accuracy on the test set after the last epoch: the result. Also the best of the `checks`: not the result."""
     result = {}
     for name in ("top1", "top5"):
         result[name] = mean_std([student[name] for student in students])
@@ -1239,7 +1245,7 @@ def meet_others(out: Path):
 
 
 def cut(count: int, most: int, pieces: int = 1) -> list[Tensor]:
-    """The numbers 0 ... count - 1 in even pieces of at most `most`; in at least `pieces` pieces, if there are so many.
+    """The numbers 0 ... count - 1 in even pieces of at most `most`; at least `pieces` pieces, if count allows it.
 
     The pieces depend on the work and not on the number of processes. So the results do not depend on it either.
     """
@@ -1269,8 +1275,8 @@ def make_all(jobs: dict, title=None, go_on=False) -> dict:
     """Make the files that are missing: jobs[path](progress file) returns the content of `path`.
 
     The processes share the jobs, and then wait for each other. Must be called by all of them, and not inside a job.
-    A job that fails ends the run, after the other processes have finished. With go_on all jobs are tried, and
-    {path: why it failed} is returned.
+    A UserError ends the run, after the other processes have finished; another error ends it at once. With go_on all
+    jobs are tried, and {path: why it failed} is returned.
     """
     missing = from_first(lambda: [path for path in jobs if not path.exists()])
     if rank == 0:
@@ -1304,12 +1310,12 @@ def cached(path: Path, make: Callable) -> dict:
 
 
 def is_made(path: Path) -> bool:
-    """Whether this file of a stage exists. Then all other .pt files beside it are pieces that a killed run left, or
-    that another run will not need: delete them."""
+    """Whether this file of a stage exists. Then delete its pieces (groups-0-9.pt) that a killed run left beside it."""
     made = from_first(path.exists)
     if made and rank == 0:
-        for piece in set(path.parent.glob("*.pt")) - {path}:
-            piece.unlink(missing_ok=True)
+        for file in path.parent.glob("*.pt"):
+            if re.fullmatch(r"[a-z]+-\d+-\d+(\.progress)?\.pt", file.name):
+                file.unlink(missing_ok=True)
     return made
 
 
@@ -1330,7 +1336,7 @@ def make_joined(path: Path, pieces: dict, join: Callable, title=None):
 
 
 def save(path: Path, content: dict):
-    """Write a file, JSON or torch's by its suffix. It also says which folder and name it is for."""
+    """Write a file, JSON or torch's by its suffix. It also holds its folder and name: load() refuses it elsewhere."""
     content = {"kept as": place_of(path), **content}
     if path.suffix == ".json":
         write_json(path, content)
@@ -1414,8 +1420,8 @@ def made_with(device) -> dict:
 
 def processor() -> str:
     """The processor's name, where Linux tells it, and the number of threads. Results depend on both."""
-    told = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.+)", told.read_text()) if told.exists() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else []
     name = names[0] if names else f"{platform.machine()} CPU"
     threads = torch.get_num_threads()
     return f"{name}, {threads} thread{'s' * (threads > 1)}"
@@ -1457,7 +1463,9 @@ def reading(what, path):
 def load_tensors(path, what):
     """Read a torch file of plain tensors and numbers, to the CPU. No code in the file is run (weights_only)."""
     # Many published teachers store the options of their training script beside the weights.
-    paths = [(pathlib.PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")]  # of Python 3.13
+    paths = [
+        (pathlib.PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")
+    ]  # the second: Python 3.13
     torch.serialization.add_safe_globals([argparse.Namespace, *paths])
     if not Path(path).is_file():
         raise UserError(f"{what}: there is no file {path}")
@@ -1569,14 +1577,15 @@ def add_common_options(parser: Parser):
     names = ", ".join(DATASETS)
     add("--dataset", default="fashion", help=f"{names}, or a directory with train/ and val/ (default: fashion)")
     add("--data-root", type=path_of, default=Path("data"), help="folder of the data sets (default: data)")
-    add("--ipc", type=at_least(1), help="images per class (default: 10, or as many as --images holds)")
-    add("--arch", help="student: conv3 ... conv6, conv3_instance ... (instance norm), resnet18_modified, or any of "
-        "torchvision's (default: conv3 up to 32 px, conv4 for Tiny-ImageNet, resnet18 for ImageNet)")  # fmt: skip
+    add("--ipc", type=at_least(1), help=f"images per class (default: {DEFAULT_IPC}, or as many as --images holds)")
+    add("--arch", help="network: conv3 ... conv6, conv3_instance ... (instance norm), resnet18_modified, or any of "
+        "torchvision's (default: the data set's; a directory: conv3 below 64 px, conv4 below 128, conv5 below 224, "
+        "else resnet18)")  # fmt: skip
     add("--width", type=at_least(1), help="channels of a ConvNet (default: 128 as in the papers, 64 on fashion)")
     add("--teacher", type=path_of, help="a teacher's checkpoint, ours or a published one (default: train one, once)")
-    add("--teacher-arch", help="network of the teacher (default: the student's)")
+    add("--teacher-arch", help="network of the teacher (default: --arch)")
     add("--teacher-epochs", type=at_least(1), help="epochs of its training (default: fashion and cifar 12, "
-        "fashionmnist 20, tinyimagenet and a directory 60, imagenet 80 to 100)")  # fmt: skip
+        "fashionmnist 20, tinyimagenet and a directory 60, imagenet-21k 80, ImageNet's subsets 100)")  # fmt: skip
     add("--image-size", type=at_least(8), help="side of the images in pixels (default: the data set's)")
     add("--colours", choices=COLOURS, help="colours to normalise with (default: the data set's; a directory: imagenet)")
     add("--seed", type=at_least(0), default=0, help="seed of everything random (default: 0)")

@@ -11,7 +11,8 @@ Each row trains students on one set: by gift.py's protocol, by RDED's own, or wi
   IOR            improvement over random: top-1 minus that of as many random real images, trained in the same way;
   HLR            hard label recovery: top-1 of the full data minus that of the set, both with hard labels (loss ce);
                  RDED's protocol mixes images by CutMix but not their hard labels, so there HLR says little;
-  images, labels bytes of the set's files; bytes of its pool, or of the teacher's weights if labels are made online.
+  images, B      bytes of the set's files;
+  labels, B      bytes of the pool, or of the teacher's weights if it labels online; 0 with loss ce.
 evaluate.md and evaluate.json, which are written too, show three more columns:
   share          bytes of images and labels together, divided by those of the original training set;
   similarity     of the images of a class: mean cosine of the teacher's features over pairs. LPLD lowers it;
@@ -105,7 +106,9 @@ def rded_learning_rate(dataset: str, teacher: str, arch: str, optimizer: str) ->
 
 
 def rded_batch_size(dataset: str, teacher: str, arch: str, ipc: int, num_classes: int) -> int:
-    """10 at IPC 1, 50 at 10, 100 at 50; twice that for 100 and 1000 classes. Ours: between two IPCs, the lower one."""
+    """10 at IPC 1, 50 at 10, 100 at 50, and twice that for 100 and 1000 classes; Tiny-ImageNet 100. CIFAR-100 with a
+    ConvNet-3 as teacher and student: 25. Ours: between two of these IPCs, the value of the lower one.
+    """
     if dataset == "tinyimagenet":
         return 100
     if (dataset, teacher, arch) == RDED_SPECIAL:
@@ -162,7 +165,7 @@ def rded_batches(distilled: Distilled, data: Dataset, protocol: RdedProtocol, se
     batches = common.split_batches(common.send(order, data.device), size)
     whole = [step for step, batch in enumerate(batches) if len(batch) == size]
     groups = common.steps_together(whole, size, side, data.device)
-    groups += [[step] for step in range(len(whole), len(batches))]  # a last, smaller batch, by itself
+    groups += [[step] for step in range(len(whole), len(batches))]  # the last batch, if its size differs
     for steps in groups:
         count = len(batches[steps[0]])
         images = []
@@ -246,13 +249,13 @@ def describe_set(name, distilled: Distilled, data: Dataset, teacher: Teacher | N
 
 
 def sets_to_compare(names, given, data: Dataset, teacher: Teacher | None, ipc, seed: int) -> list[ComparedSet]:
-    """The sets, made here if they are not given, and a random set of each of their sizes."""
+    """The sets, made here if they are not given; if there is a teacher, also random_baselines."""
     sets = []
     for name, distilled in zip(names, given, strict=True):
         distilled = synthesize.given_or_made(distilled, name, data, teacher, ipc, seed)
         sets.append(describe_set(name, distilled, data, teacher))
     if teacher:
-        sets += random_baselines(sets, data, teacher, ipc or 10, seed)
+        sets += random_baselines(sets, data, teacher, ipc or common.DEFAULT_IPC, seed)
     found = {}
     for compared in sets:  # of several sets with the same images, the first
         found.setdefault(compared.distilled.info["digest"], compared)
@@ -260,7 +263,10 @@ def sets_to_compare(names, given, data: Dataset, teacher: Teacher | None, ipc, s
 
 
 def random_baselines(sets: list[ComparedSet], data: Dataset, teacher: Teacher, ipc: int, seed: int) -> list:
-    """A random set for each number of images per class that the sets have."""
+    """A random set for each number of images per class.
+
+    None for uneven sets, nor for more images than the smallest class has.
+    """
     fewest = data.train.labels.bincount().min()
     baselines = []
     for size in sorted({compared.counts[0] for compared in sets if len(compared.counts) == 1}):
@@ -285,7 +291,7 @@ def pools_of(sets: list[ComparedSet], data: Dataset, teacher: Teacher | None, po
 # The table
 
 
-class Cell(NamedTuple):
+class PlannedRow(NamedTuple):
     """A row of the table: a set, a network, a loss, an optimizer, and the students to train with them."""
 
     set: ComparedSet
@@ -301,36 +307,40 @@ class Cell(NamedTuple):
         return names | {"optimizer": self.optimizer}
 
 
-def cell_of(data, teacher, compared, arch, loss, optimizer, protocol, epochs, view_factor, pools) -> Cell:
-    """The students of a cell, by GIFT's or RDED's protocol or, if there are pools, by LPQLD's."""
+def plan_row(data, teacher, compared, arch, loss, optimizer, protocol, epochs, view_factor, pools) -> PlannedRow:
+    """The students of a row, by GIFT's or RDED's protocol or, if there are pools, by LPQLD's."""
     distilled = compared.distilled
     if pools:
         pool = pools[distilled.info["digest"]]
         training = lpqld.training_for(data, epochs=epochs or pool.settings.epochs)
         students = lpqld.students(data, distilled, pool, training, arch)
-        return Cell(compared, arch, loss, optimizer, students, pool.info["bytes"])
-    size = 0 if loss == "ce" else weight_bytes(teacher)
+        return PlannedRow(compared, arch, loss, optimizer, students, pool.info["bytes"])
     if protocol == "rded":
         how = rded_protocol(data, teacher, distilled, arch, loss, optimizer, view_factor, epochs)
-        return Cell(compared, arch, loss, optimizer, rded_students(data, teacher, distilled, how), size)
-    how = gift.protocol_for(data, distilled, arch, loss, optimizer, epochs=epochs, view_factor=view_factor)
-    return Cell(compared, arch, loss, optimizer, gift.students(data, teacher, distilled, how), size)
+        students = rded_students(data, teacher, distilled, how)
+    else:
+        how = gift.protocol_for(data, distilled, arch, loss, optimizer, epochs=epochs, view_factor=view_factor)
+        students = gift.students(data, teacher, distilled, how)
+    size = 0 if loss == "ce" else weight_bytes(teacher)
+    return PlannedRow(compared, arch, loss, optimizer, students, size)
 
 
-def row_of(cell: Cell, result: dict, data: Dataset, random_top1: float | None, full_top1: float | None) -> dict:
+def row_of(
+    planned: PlannedRow, result: dict, data: Dataset, random_top1: float | None, full_top1: float | None
+) -> dict:
     top1 = result["top1"]["mean"]
     seconds = [student["seconds"] for student in result["students"]]
     return {
-        **cell.names(),
+        **planned.names(),
         "top1": result["top1"],
         "top5": result["top5"],
         "best_check_top1": result.get("best_check_top1"),
-        "ior": None if cell.set.is_random else improvement_over_random(top1, random_top1),
-        "hlr": hard_label_recovery(full_top1, top1) if cell.loss == "ce" and full_top1 is not None else None,
-        "image_bytes": cell.set.bytes,
-        "label_bytes": cell.label_bytes,
-        "share_of_original": (cell.set.bytes + cell.label_bytes) / data.train.stored_bytes,
-        "within_class_similarity": cell.set.similarity,
+        "ior": None if planned.set.is_random else improvement_over_random(top1, random_top1),
+        "hlr": hard_label_recovery(full_top1, top1) if planned.loss == "ce" and full_top1 is not None else None,
+        "image_bytes": planned.set.bytes,
+        "label_bytes": planned.label_bytes,
+        "share_of_original": (planned.set.bytes + planned.label_bytes) / data.train.stored_bytes,
+        "within_class_similarity": planned.set.similarity,
         "seconds_per_student": sum(seconds) / len(seconds),
         "result": result["file"],
     }
@@ -398,29 +408,29 @@ def write_tables(folder: Path, rows: list[dict], about: dict, device):
     common.save(folder / "evaluate.json", {"rows": rows, **about, "made_with": made})
 
 
-def fill_table(folder: Path, data: Dataset, cells: list[Cell], seeds, full: dict, about: dict) -> list[dict]:
-    """Train the students of all cells. Print and write each row. A row that fails is marked, and the others go on."""
+def fill_table(folder: Path, data: Dataset, plan: list[PlannedRow], seeds, full: dict, about: dict) -> list[dict]:
+    """Train the students of all rows. Print and write each row. A row that fails is marked, and the others go on."""
     failed = {}
-    if common.world > 1:  # the processes share the students of all cells
-        jobs = {path: make for cell in cells for path, make in cell.students.jobs(seeds).items()}
+    if common.world > 1:  # the processes share the students of all rows
+        jobs = {path: make for planned in plan for path, make in planned.students.jobs(seeds).items()}
         failed = common.make_all(jobs, go_on=True)
     print()
     print_row(list(COLUMNS))
     rows = []
     random_top1 = {}
-    for cell in cells:
-        jobs = cell.students.jobs(seeds)
+    for planned in plan:
+        jobs = planned.students.jobs(seeds)
         if common.world == 1:
             failed = common.make_all(jobs, go_on=True)
         reasons = [failed[path] for path in jobs if path in failed]
         if reasons:
-            rows.append({**cell.names(), "failed": reasons[0][:200]})
+            rows.append({**planned.names(), "failed": reasons[0][:200]})
         else:
-            result = common.train_students(cell.students, seeds)
-            alike = (*cell.set.counts, cell.arch, cell.loss, cell.optimizer)
-            if cell.set.is_random:
+            result = common.train_students(planned.students, seeds)
+            alike = (*planned.set.counts, planned.arch, planned.loss, planned.optimizer)
+            if planned.set.is_random:
                 random_top1.setdefault(alike, result["top1"]["mean"])
-            rows.append(row_of(cell, result, data, random_top1.get(alike), full.get(cell.arch)))
+            rows.append(row_of(planned, result, data, random_top1.get(alike), full.get(planned.arch)))
         print_row(cells_of(rows[-1]))
         if common.rank == 0:
             write_tables(folder, rows, about, data.device)
@@ -450,10 +460,10 @@ def read_options(argv):
     common.add_common_options(parser)
     args = parser.parse_args(argv)
     if args.labels:
-        others = args.losses or args.optimizers or args.protocol or args.view_factor
+        others = args.losses or args.optimizers or args.protocol or args.view_factor or args.teacher_epochs
         if len(args.images) > 1 or others or args.images[0] in synthesize.METHODS:
             raise UserError("--labels holds the labels of one set, and lpqld.py's protocol: one folder as --images, no "
-                            "--losses, --optimizers, --protocol or --view-factor")  # fmt: skip
+                            "--losses, --optimizers, --protocol, --view-factor or --teacher-epochs")  # fmt: skip
     if args.protocol == "rded" and set(args.optimizers or []) - set(RDED_DECAY):
         raise UserError(f"--optimizers: RDED's protocol has {', '.join(RDED_DECAY)}")
     if args.ipc and not set(args.images) & set(synthesize.METHODS):
@@ -476,10 +486,10 @@ def main(argv=None) -> dict:
     given = []
     for name in args.images:  # --ipc is for the sets that are made here
         given.append(synthesize.find_images(name, data, args.ipc if name in synthesize.METHODS else None, teacher_arch))
-    pool = lpqld.load_pool(args.labels, data, given[0]) if args.labels else None
     teacher = None
     if args.teacher or not args.labels:
         teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)
+    pool = lpqld.load_pool(args.labels, data, given[0], teacher) if args.labels else None
     sets = sets_to_compare(args.images, given, data, teacher, args.ipc, args.seed)
     view_factor = args.view_factor
     if args.protocol == "rded":
@@ -489,14 +499,14 @@ def main(argv=None) -> dict:
         full = {name: full_data_top1(data, teacher, name, args.teacher_epochs, args.seed) for name in archs}
     pools = pools_of(sets, data, teacher, pool, args.seed) if pool else {}
 
-    cells = []
+    plan = []
     for name, loss, optimizer, compared in itertools.product(archs, args.losses, args.optimizers, sets):
-        options = (args.protocol, args.epochs, view_factor, pools)
-        cells.append(cell_of(data, teacher, compared, name, loss, optimizer, *options))
+        how = (args.protocol, args.epochs, view_factor, pools)
+        plan.append(plan_row(data, teacher, compared, name, loss, optimizer, *how))
     seeds = range(args.seed, args.seed + args.repeats)
     settings = {
         "stage": "evaluate",
-        "students": [cell.students.folder.name for cell in cells],
+        "students": [planned.students.folder.name for planned in plan],
         "losses": args.losses,
         "optimizers": args.optimizers,
         "archs": archs,
@@ -515,7 +525,7 @@ def main(argv=None) -> dict:
         for compared in sets:
             distilled = compared.distilled
             synthesize.save_grid(folder / f"grid-{distilled.info['digest']}.png", distilled.images, distilled.labels)
-    rows = fill_table(folder, data, cells, seeds, full, about)
+    rows = fill_table(folder, data, plan, seeds, full, about)
 
     known = ", ".join(f"{name} {top1:.1f} %" for name, top1 in full.items() if top1 is not None)
     print(f"\nfull data with hard labels: {known}" if known else "")
@@ -534,7 +544,7 @@ def full_data_top1(data: Dataset, teacher: Teacher, arch: str, epochs, seed) -> 
 
     ImageNet-1K takes torchvision's weights. None, with a warning, if the network learns nothing in its epochs.
     """
-    if arch == teacher.info["arch"]:
+    if arch == teacher.info["arch"] and teacher.info["width"] in (None, data.width):
         return teacher.info["accuracy"]
     try:
         return common.load_teacher(data, arch, None, epochs, seed).info["accuracy"]

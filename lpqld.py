@@ -734,7 +734,9 @@ def read_options(argv):
     add("--ablation", action="store_true", help="a table: full labels; P; P + Q; ... one after the other")
     common.add_common_options(parser)
     args = parser.parse_args(argv)
-    of_labels = {name: getattr(args, name) for name in ("prune", "top_k", "batch_size", "mix", "ablation")}
+    of_labels = {
+        name: getattr(args, name) for name in ("prune", "top_k", "batch_size", "mix", "ablation", "teacher_epochs")
+    }
     for name, value in of_labels.items():
         if args.labels and value is not None and value is not False:
             raise UserError(f"--{name.replace('_', '-')} is about making labels: not with --labels {args.labels}")
@@ -749,7 +751,7 @@ def main(argv=None) -> dict:
     args = read_options(argv)
     data, arch, teacher_arch = common.start(args, args.images)
     distilled = synthesize.find_images(args.images, data, args.ipc, teacher_arch)  # None: they are made below
-    count = len(distilled.images) if distilled else (args.ipc or 10) * data.num_classes
+    count = len(distilled.images) if distilled else (args.ipc or common.DEFAULT_IPC) * data.num_classes
     labels = labels_for(
         data, count, args.protocol,
         epochs=args.epochs, batch_size=args.batch_size, prune=args.prune, top_k=args.top_k, mix=args.mix,

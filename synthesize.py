@@ -5,8 +5,9 @@
     python synthesize.py --method sre2l --dataset cifar100 --ipc 10  # images optimised to the teacher's BatchNorm
     python synthesize.py --method lpld --dataset cifar100 --ipc 10   # the same, class by class
 
-It writes PNGs in class folders under --out (00000/00000.png, ...), and grid.png, a picture of the set. It reads the
-distilled sets that others publish: RDED's, SRe2L's and LPLD's folders, and GIFT's data.pt.
+It writes PNGs in class folders (00000/00000.png, ...) to --out/<data set>/<method>-ipc<N>-<hash>/, and grid.png, a
+picture of the set. load_distilled reads sets for the other scripts: these, those that RDED, SRe2L and LPLD publish, and
+GIFT's data.pt.
 """
 
 import json
@@ -57,6 +58,7 @@ def random_images(data: Dataset, classes: list[int], ipc: int, seed: int) -> Ten
 
 RDED_IMAGES = 300  # real images per class to choose from
 RDED_CROPS = 5  # crops tried of each image
+CROP_BYTES = 4 << 30  # images of a class that take more than this are cropped one by one
 
 
 def square_crops(images: Tensor, u: np.ndarray, size: int) -> Tensor:
@@ -73,7 +75,8 @@ def square_crops(images: Tensor, u: np.ndarray, size: int) -> Tensor:
 
 def crops_of_each(images: list[Tensor], u: np.ndarray, size: int, device) -> Tensor:
     """square_crops of images [3, H, W], which may differ in size."""
-    if len({image.shape for image in images}) == 1:
+    floats = 4 * u.shape[1] * sum(image.numel() for image in images)
+    if len({image.shape for image in images}) == 1 and floats <= CROP_BYTES:
         return square_crops(torch.stack(images).to(device), u, size)
     crops = []
     for number, image in enumerate(images):
@@ -83,9 +86,10 @@ def crops_of_each(images: list[Tensor], u: np.ndarray, size: int, device) -> Ten
 
 @torch.no_grad()
 def realism_losses(teacher: nn.Module, patches: Tensor, label: int, side: int, colours) -> Tensor:
-    """The teacher's cross-entropy [n] for one class, on patches [n, 3, s, s] that are zero-padded to `side`.
+    """The teacher's cross-entropy [n] for one class, on patches [n, 3, s, s] with pixels 0 ... 255.
 
-    Patches are normalised with the data set's colours (released: ImageNet's for every data set).
+    Patches are normalised with the data set's colours (released: ImageNet's for every data set), then zero-padded to
+    `side`.
     """
     losses = []
     for part in patches.split(500):
@@ -342,7 +346,8 @@ def groups_at_once(teacher: nn.Module, n: int, side: int, device) -> int:
     """How many groups of n images are recovered at once.
 
     On a GPU: what fits into half of its memory, but no more than 16 GiB, as some kernels fail beyond 2^31 elements. On
-    a CPU: 2 GiB, as more is not faster. What else is running does not matter: a device always takes the same groups.
+    a CPU: 2 GiB, as more is not faster. It is the device's whole memory that counts, not what is free now: so each run
+    on a device recovers the same groups.
     """
     memory = min(GPU_BYTES, common.memory(device) // 2) if device.type == "cuda" else 2 << 30
     return max(1, memory // (n * bytes_per_image(teacher, side, device)))
@@ -354,11 +359,11 @@ def sre2l_groups(data: Dataset, teacher: Teacher, ipc: int) -> list[tuple]:
     A list of (ids, targets, statistics), each for the groups of one block of classes.
     """
     statistics = [(layer.running_mean, layer.running_var) for layer in batchnorms(teacher.model)]
-    batches = []
+    blocks = []
     for number, block in enumerate(torch.arange(data.num_classes).split(SRE2L_CLASSES)):
         ids = list(range(number * ipc, (number + 1) * ipc))
-        batches.append((ids, block.expand(ipc, -1), statistics))
-    return batches
+        blocks.append((ids, block.expand(ipc, -1), statistics))
+    return blocks
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -386,10 +391,11 @@ SQUEEZE_BATCH = 200
 def class_statistics(teacher: nn.Module, data: Dataset, classes: list[int]) -> list[tuple[Tensor, Tensor]]:
     """Squeeze: mean and biased variance, each [len(classes), C], of the input of every BatchNorm layer, class by class.
 
-    They are exact: over all images and pixels of a class, without augmentation, in one pass, teacher in eval mode.
+    classes: consecutive numbers. The statistics are exact: over all images and pixels of a class, without augmentation,
+    in one pass, teacher in eval mode.
     The released code augments the images. It keeps a running average (momentum 0.1, from mean 0 and variance 1) of the
-    statistics of each class within a batch. On ImageNet-1K (64 images per GPU) 97 % of the classes in a batch have a
-    single image there, on Tiny-ImageNet (256 images) 49 %. So the variance between images is missing.
+    statistics of each class within a batch. But a single image has no variance between images. On ImageNet-1K (64
+    images per GPU) 97 % of the classes in a batch have one image there, on Tiny-ImageNet (256 images) 49 %.
     """
     layers = batchnorms(teacher)
     moments = {}
@@ -399,17 +405,19 @@ def class_statistics(teacher: nn.Module, data: Dataset, classes: list[int]) -> l
         moments[number] = torch.stack([x.mean((2, 3)), x.square().mean((2, 3))])  # [2, B, channels]
 
     members = [(data.train.labels == label).nonzero().flatten().cpu() for label in classes]
-    sums = [torch.zeros(2, len(classes), x.num_features, dtype=torch.float64, device=data.device) for x in layers]
+    device = "cpu" if data.device.type == "mps" else data.device  # MPS has no float64
+    sums = [torch.zeros(2, len(classes), x.num_features, dtype=torch.float64, device=device) for x in layers]
     with watching(layers, measure):
         for images, labels in data.train.batches(SQUEEZE_BATCH, torch.cat(members)):
             teacher(common.normalize(images, data.colours))
             for number, total in enumerate(sums):
-                total.index_add_(1, labels - classes[0], moments[number].double())
-    count = torch.tensor([[len(own)] for own in members], device=data.device)
+                total.index_add_(1, (labels - classes[0]).to(device), moments[number].to(device).double())
+    count = torch.tensor([[len(numbers)] for numbers in members], device=device)
     statistics = []
     for layer, total in zip(layers, sums, strict=True):
         mean, square = total / count
-        statistics.append(((mean + layer.running_mean).float(), (square - mean**2).clamp(min=0).float()))
+        variance = (square - mean**2).clamp(min=0)
+        statistics.append(((mean + layer.running_mean.to(device)).float(), variance.float()))
     return statistics
 
 
@@ -424,7 +432,7 @@ def squeeze(data: Dataset, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
 
     def join(made):
         by_layer = zip(*[piece["layers"] for piece in made], strict=True)
-        return {"layers": [[torch.cat(own) for own in zip(*layer, strict=True)] for layer in by_layer]}
+        return {"layers": [[torch.cat(parts) for parts in zip(*layer, strict=True)] for layer in by_layer]}
 
     common.make_joined(folder / "statistics.pt", pieces, join, "class statistics")
     layers = common.load(folder / "statistics.pt")["layers"]
@@ -434,7 +442,7 @@ def squeeze(data: Dataset, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
 def lpld_groups(data: Dataset, statistics, ipc: int) -> list[tuple]:
     """LPLD's groups: all images of a class, and that class's statistics. As sre2l_groups returns them.
 
-    This, and r_bn on Tiny-ImageNet, is the only difference from SRe2L.
+    This is the difference from SRe2L. On Tiny-ImageNet r_bn differs too, on ImageNet-21K also rate and iterations.
     """
     classes = torch.arange(data.num_classes)
     return [(classes.tolist(), classes[:, None].expand(-1, ipc), statistics)]
@@ -450,7 +458,8 @@ def within_class_similarity(features: Tensor, labels: Tensor) -> float | None:
 
     LPLD measures with it how little the images of a class differ. Features are the inputs of the teacher's last layer.
     """
-    features = F.normalize(features.double(), dim=1)
+    features = F.normalize(features.cpu().double(), dim=1)  # MPS has no float64
+    labels = labels.cpu()
     sums = features.new_zeros(int(labels.max()) + 1, features.shape[1]).index_add_(0, labels, features)
     count = torch.bincount(labels)
     pairs = (count * (count - 1)).sum().item()  # (i, j) and (j, i); the sum of their cosines is ||sum||^2 - count
@@ -484,7 +493,7 @@ def similarity_of(teacher: Teacher, distilled, colours) -> float | None:
 
 
 class Distilled(NamedTuple):
-    # [N, 3, S, S] on the device: uint8 from a folder, float32 of about [0, 1] from data.pt. A set that takes more than
+    # [N, 3, S, S] on the device: uint8 or, from data.pt, float32 of about [0, 1]. A set that takes more than
     # a third of the device's memory is a Split, which reads images[numbers] from disk.
     images: Tensor | Split
     labels: Tensor  # int64 [N]
@@ -502,7 +511,7 @@ def digest_of(images: Tensor | Split, labels: Tensor) -> str:
 def save_distilled(folder: Path, images: Tensor, labels: Tensor, written: Counter):
     """Write uint8 images as PNGs in class folders: 00000/00000.png, .... RDED's and SRe2L's code writes JPEGs.
 
-    written: how many images of each class are there already. The numbers go on from it; it is brought up to date.
+    written: how many images of each class are on disk. The new files continue the numbers, and `written` is updated.
     """
     places = []
     for label in labels.tolist():
@@ -551,11 +560,12 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
     digest = common.from_first(lambda: digest_of(images, split.labels))
     if about.get("images", digest) != digest:
         raise UserError(
-            f"--images {path} is not as it was made (an image was changed, removed or added): delete the set"
+            f"--images {path} is not as it was made (an image was changed, removed or added): delete the set (or its "
+            "set.json and settings.json, to take the images as they are)"
         )
-    count = torch.bincount(split.labels).max().item()
+    ipc_found = torch.bincount(split.labels).max().item()
     name = f"{settings['method']}-ipc{settings['ipc']}" if settings else os.path.basename(os.path.realpath(path))
-    info = {"name": name, "folder": str(path), "ipc": count, "count": len(images), "settings": settings}
+    info = {"name": name, "folder": str(path), "ipc": ipc_found, "count": len(images), "settings": settings}
     return Distilled(images, split.labels, info | {"digest": digest})
 
 
@@ -564,10 +574,14 @@ def read_about(path: Path, data: Dataset) -> dict:
     file = path / "set.json"
     begun = path / "settings.json"
     if file.exists():
-        with common.refused(f"{file} is damaged: delete the folder, and the set is made again"):
+        with common.refused(
+            f"{file} is damaged, or not of this code: delete it; then the folder is made again, or read as it is"
+        ):
             about = json.loads(file.read_text())
-            names = about["class_names"]
-            made_from = about["settings"]["data"]
+            names = list(about["class_names"])
+            settings = about["settings"]
+            made_from = {key: settings["data"][key] for key in ("dataset", "fingerprint")}
+            settings["method"], settings["ipc"]  # load_distilled needs them
         if names != data.class_names:
             where = f"it has {len(names)} classes, {data.name} has {data.num_classes}"
             for label, (theirs, ours) in enumerate(zip(names, data.class_names, strict=False)):
@@ -616,8 +630,8 @@ def known_name(dataset) -> str | None:
 def read_data_pt(file: Path, device) -> tuple[Split, str | None]:
     """GIFT's format: {"data": floats [N, 3, S, S] in [0, 1], "label": classes [N] or [N, 1], or soft [N, C] (DATM)}.
 
-    It may also hold "dataset", the name of the data set; and "mean" and "std", if "data" is normalised with them.
-    Pixels outside [0, 1] are taken as they are. Returns (images and labels, name or None).
+    "data" may be bytes. Floats from -0.5 to 1.5 are taken as they are; other floats need "mean" and "std", with which
+    they are normalised. "dataset" may name the data set. Returns (images and labels, name or None).
     """
     kept = common.load_tensors(file, "--images")
     kept = kept if isinstance(kept, dict) else {}
@@ -633,7 +647,7 @@ def read_data_pt(file: Path, device) -> tuple[Split, str | None]:
         if labels.numel() > len(labels):
             soft = labels.flatten(1).float()
             if not (soft.isfinite().all() and (soft.amax(1) > soft.amin(1)).all()):
-                raise UserError(f"--images {file}: a soft label has no largest class, or is not finite")
+                raise UserError(f"--images {file}: the entries of a soft label are all equal, or not finite")
             labels = soft.argmax(1)
         labels = labels.flatten()
         if not (labels.double() == labels.long()).all() or labels.long().min() < 0:
@@ -648,7 +662,9 @@ def pixels_of(file: Path, images: Tensor, mean, std) -> Tensor:
     if not images.is_floating_point() or not images.isfinite().all():
         raise UserError(f"--images {file}: pixel values are neither bytes nor finite floats")
     images = images.float()
-    if mean is not None and std is not None:
+    if (mean is None) != (std is None):
+        raise UserError(f"--images {file}: of 'mean' and 'std' it holds only one")
+    if mean is not None:
         mean = torch.as_tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
         images = images * torch.as_tensor(std, dtype=torch.float32).view(1, 3, 1, 1) + mean
     elif images.min() < -0.5 or images.max() > 1.5:
@@ -734,7 +750,7 @@ def check_request(method: str, data: Dataset, ipc: int, factor: int, teacher_arc
     most = candidates // factor**2
     if method == "rded" and ipc > most:
         takes = f"RDED chooses from {candidates} training images of a class, and takes {factor**2} for each image"
-        raise UserError(f"--ipc {ipc}: {takes}: at most --ipc {most}, or --images random")
+        raise UserError(f"--ipc {ipc}: {takes}: at most --ipc {most}, or take random images")
     if method in RECOVERED and not batchnorms(common.build_model(teacher_arch, data.num_classes, data.image_size)):
         raise UserError(f"{method} needs a teacher with BatchNorm layers, {teacher_arch} has none")
 
@@ -743,7 +759,7 @@ def find_images(images: str, data: Dataset, ipc, teacher_arch: str) -> Distilled
     """Read the set in this folder or file. If `images` names a method, return None: `distil` must make the set."""
     if images not in METHODS:
         return load_distilled(images, data, ipc)
-    check_request(images, data, ipc or 10, default_factor(data), teacher_arch)
+    check_request(images, data, ipc or common.DEFAULT_IPC, default_factor(data), teacher_arch)
     return None
 
 
@@ -764,9 +780,9 @@ def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, fac
     for ids, targets, statistics in groups:
         at_once = groups_at_once(teacher.model, targets.shape[1], data.image_size, data.device)
         for part in common.cut(len(ids), at_once, common.PIECES):
-            own = [[x[part.to(x.device)] if x.dim() == 2 else x for x in layer] for layer in statistics]
+            theirs = [[x[part.to(x.device)] if x.dim() == 2 else x for x in layer] for layer in statistics]
             numbers = [ids[i] for i in part]
-            make = partial(recover, teacher.model, targets[part], own, numbers, setting, data, seed)
+            make = partial(recover, teacher.model, targets[part], theirs, numbers, setting, data, seed)
             pieces[f"groups-{numbers[0]}-{numbers[-1]}"] = targets[part].flatten(), make
     return pieces
 
@@ -780,7 +796,7 @@ def real_images(method: str, data, teacher, classes: list[int], ipc: int, factor
 
 def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0, factor=None) -> Distilled:
     """Make a distilled set, or find it: class folders of PNGs, and set.json, which is written last."""
-    ipc = ipc or 10
+    ipc = ipc or common.DEFAULT_IPC
     factor = factor or default_factor(data)
     settings = {"stage": "images", "method": method, "ipc": ipc, "seed": seed, "data": data.describe()}
     if method != "random":
@@ -805,7 +821,7 @@ def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0
     if not reused:
         pieces = pieces_of(method, data, teacher, ipc, factor, seed)
         jobs = {folder / f"{name}.pt": partial(make_piece, make) for name, (_, make) in pieces.items()}
-        common.make_joined(whole, jobs, join, None if method == "random" else method)  # that takes a second
+        common.make_joined(whole, jobs, join, None if method == "random" else method)  # no bar for what takes a second
     how = f"{method}, {ipc} per class, kept from an earlier run in" if reused else f"{method}, {ipc} per class, in"
     print(f"images:   {how} {folder}")
     return load_distilled(folder, data)
@@ -842,7 +858,7 @@ def main(argv=None) -> dict:
     if args.method == "random" and (args.teacher or args.teacher_epochs):
         raise UserError("--method random uses no teacher")
     data, _, teacher_arch = common.start(args)
-    check_request(args.method, data, args.ipc or 10, args.factor or default_factor(data), teacher_arch)
+    check_request(args.method, data, args.ipc or common.DEFAULT_IPC, args.factor or default_factor(data), teacher_arch)
     teacher = None
     if args.method != "random":
         teacher = common.load_teacher(data, teacher_arch, args.teacher, args.teacher_epochs, args.seed)

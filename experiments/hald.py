@@ -133,8 +133,8 @@ def train_student(
     cross-entropy by the entropy of the targets, which has no gradient.
 
     Without T^2 the gradients of a soft phase are some 400 times as small as those of the hard phase. AdamW divides them
-    by the root of a mean of squared gradients. The hard ones rule this mean until 0.999^steps = 1 / 400^2, for 12,000
-    steps. 1,000 images have fewer: 75 epochs of 62 steps.
+    by the root of a mean of squared gradients, of which each step keeps 0.999. So the hard phase dominates this mean
+    until 0.999^steps = 1 / 400^2, for 12,000 steps. A soft phase is shorter: with 1,000 images, 75 epochs of 62 steps.
     """
     student = common.new_student(data, arch, seed)
     optimizer = lpqld.make_optimizer(student, "adamw", training.lr, WEIGHT_DECAY)
@@ -189,7 +189,7 @@ def main(argv=None) -> dict:
 
     data, arch, teacher_arch = common.start(args, args.images)
     distilled = synthesize.find_images(args.images, data, args.ipc, teacher_arch)  # None: they are made below
-    ipc = distilled.info["ipc"] if distilled else args.ipc or 10
+    ipc = distilled.info["ipc"] if distilled else args.ipc or common.DEFAULT_IPC
     if args.labels_per_class % ipc:
         raise UserError(f"--labels-per-class {args.labels_per_class}: {ipc} images of a class take a multiple of {ipc}")
     count = len(distilled.images) if distilled else ipc * data.num_classes

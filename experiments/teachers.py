@@ -73,9 +73,9 @@ def row_of(data: Dataset, teacher: Teacher, split_name: str, kind: str, seed: in
     logits = []
     labels = []
     numbers = common.shuffled(len(split), seed, common.CHOICE)[:MOST]
-    for step, (images, own) in enumerate(split.batches(200, numbers)):
+    for step, (images, classes) in enumerate(split.batches(200, numbers)):
         logits.append(teacher.model(views_of(data, images, kind, seed, step)).float().cpu())
-        labels.append(own.cpu())
+        labels.append(classes.cpu())
     return {"split": split_name, "view": kind, **facts(torch.cat(logits), torch.cat(labels))}
 
 

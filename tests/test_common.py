@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -124,6 +125,17 @@ def test_fashionmnist_is_padded_and_grey(tmp_path, monkeypatch):
     assert data.train.images.shape == (20, 3, 32, 32)
     assert (data.train.images[:, :, 2:-2, 2:-2] == 201).all()
     assert data.train.images.float().sum() == 20 * 3 * 784 * 201
+
+
+@pytest.mark.parametrize("side", [20, 28, 32, 64])
+def test_pad_shows_the_whole_image(tmp_path, side):
+    """A smaller image gets a black margin, a larger one is resized."""
+    image = np.zeros((side, side, 3), np.uint8)
+    image[: side // 2] = 200
+    Image.fromarray(image).save(tmp_path / "half.png")
+    shown = common.Split([0], "cpu", paths=[tmp_path / "half.png"], side=32, fit="pad").at_side(0)
+    assert shown.shape == (3, 32, 32)
+    assert (shown > 100).sum() == 3 * min(side, 32) ** 2 // 2
 
 
 @pytest.mark.parametrize("images, labels", [(20, list(range(10))), (0, []), (2, [3, 10])])
@@ -562,6 +574,11 @@ def test_a_teacher_is_trained_once(small_teacher, fashion, capsys):
     assert "kept from an earlier run in" in capsys.readouterr().out
     assert file.stat().st_mtime_ns == written
     assert common.load(file)["accuracy"] == teacher.info["accuracy"] > 50
+
+
+def test_the_teacher_of_imagenet_1k_is_not_trained(fashion):
+    with pytest.raises(UserError, match="--teacher-epochs: ImageNet-1K's teacher is torchvision's"):
+        common.load_teacher(fashion._replace(name="imagenet-1k"), "resnet18", epochs=3)
 
 
 @pytest.mark.slow

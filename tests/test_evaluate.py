@@ -207,6 +207,13 @@ def test_another_network_has_a_full_data_run_of_its_own(tmp_path):
     assert only(tmp_path, "runs/shades/teacher-conv4-*/teacher.pt")
 
 
+def test_hlr_is_of_the_width_of_the_students(fashion, small_teacher, monkeypatch):
+    teacher = small_teacher[1]  # of width 8
+    monkeypatch.setattr(common, "load_teacher", lambda *_: common.Teacher(None, {"accuracy": 12.5}))
+    full = {w: evaluate.full_data_top1(fashion._replace(width=w), teacher, "conv3", None, 0) for w in (8, 16)}
+    assert full == {8: teacher.info["accuracy"], 16: 12.5}
+
+
 def foreign(root, kind):
     """A small set in somebody else's format."""
     if kind == "rded":

@@ -524,7 +524,10 @@ def test_a_pool_is_made_once(tmp_path, monkeypatch):
     assert Path(first.info["file"]) == folder / "labels.pt"
     with monkeypatch.context() as patch:
         killed_at(patch, 0)
+        for name in ("labels-0-5.pt", "labels-0-5.progress.pt", "mine.pt"):
+            shutil.copy(folder / "labels.pt", folder / name)
         assert ask().info == first.info
+    assert {file.name for file in folder.glob("*.pt")} == {"labels.pt", "mine.pt"}  # pieces alone are deleted
     assert ask(seed=1).info["digest"] != first.info["digest"]
 
 

@@ -142,6 +142,9 @@ def bad_sets(root):
         (root / name / "settings.json").write_text(json.dumps({"stage": stage}))
     write_numbered(root / "damaged-set", ipc=1)
     (root / "damaged-set" / "set.json").write_text("{")
+    write_numbered(root / "set-of-others", ipc=1)
+    others = {"class_names": common.FASHION, "settings": {"data": {"dataset": "fashion"}}}
+    (root / "set-of-others" / "set.json").write_text(json.dumps(others))
     (root / "flat").mkdir()
     (root / "file").write_text("no folder")
     os.mkfifo(root / "fifo.pt")
@@ -176,6 +179,7 @@ def bad_data_files(root):
     }
     for name, (data, label) in files.items():
         torch.save({"data": data, "label": label}, root / f"data-{name}.pt")
+    torch.save({"data": images, "label": labels, "mean": [0.5] * 3}, root / "data-mean.pt")
     torch.save({"data": images}, root / "data-alone.pt")
     torch.save([images, labels], root / "data-list.pt")
     torch.save({"data": images, "label": labels, "dataset": "CIFAR10"}, root / "data-cifar.pt")
@@ -499,6 +503,7 @@ REFUSED = {
     "images: of another data set, say the settings": ("evaluate --images {b}/of-cifar10", "cifar10"),
     "images: of other classes": ("gift --images {b}/other-order", "class 0 was 'Ankle boot', here 'T-shirt/top'"),
     "images: a damaged set.json": ("gift --images {b}/damaged-set", "set.json is damaged"),
+    "images: a set.json of others": ("gift --images {b}/set-of-others", "or not of this code"),
     "images: a student's folder": ("gift --images {b}/student", "no images"),
     "images: unfinished": ("gift --images {b}/unfinished", "unfinished"),
     "images: a link to itself": ("gift --images {b}/loop", "loop"),
@@ -518,7 +523,8 @@ REFUSED = {
     "data.pt: negative labels": ("gift --images {b}/data-negative.pt", "class index"),
     "data.pt: labels beyond memory": ("gift --images {b}/data-huge.pt", "9000000000000"),
     "data.pt: soft labels that are not numbers": ("gift --images {b}/data-nan-labels.pt", "data-nan-labels.pt"),
-    "data.pt: soft labels without a largest class": ("gift --images {b}/data-no-class.pt", "no largest class"),
+    "data.pt: soft labels without a largest class": ("gift --images {b}/data-no-class.pt", "all equal"),
+    "data.pt: a mean without std": ("gift --images {b}/data-mean.pt", "only one"),
     "data.pt: of none": ("gift --images {b}/data-none.pt", "data-none.pt"),
     "data.pt: another side": ("evaluate --images {b}/data-large.pt", "64"),
     "data.pt: one colour": ("gift --images {b}/data-grey.pt", "1 x 32 x 32"),
@@ -579,6 +585,15 @@ REFUSED = {
     "labels of another set, evaluate": ("evaluate --images {b}/good --labels {b}/labels.pt", "number of images"),
     "labels of another teacher": (
         "lpqld --images {b}/images --labels {b}/labels.pt --teacher {b}/other-teacher.pt", "teacher (hash)"
+    ),
+    "labels of another teacher, evaluate": (
+        "evaluate --images {b}/images --labels {b}/labels.pt --teacher {b}/other-teacher.pt", "teacher (hash)"
+    ),
+    "labels, and a teacher to train": (
+        "lpqld --images {b}/images --labels {b}/labels.pt --teacher-epochs 2", "--teacher-epochs"
+    ),
+    "labels, and a teacher to train, evaluate": (
+        "evaluate --images {b}/images --labels {b}/labels.pt --teacher-epochs 2", "--teacher-epochs"
     ),
     "labels of another data set": (
         "lpqld --dataset {b}/pets --images {b}/two-classes --labels {b}/labels.pt", "data set"

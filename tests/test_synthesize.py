@@ -647,7 +647,7 @@ def test_a_set_of_ours_may_lie_elsewhere(tmp_path):
     assert torch.equal(moved.images, distilled.images)
     assert moved.info["settings"] == distilled.info["settings"]
     truncated(tmp_path / "elsewhere" / "set.json")
-    with pytest.raises(UserError, match=r"set.json is damaged: delete the folder, and the set is made again"):
+    with pytest.raises(UserError, match=r"set.json is damaged, or not of this code: delete it"):
         synthesize.load_distilled(tmp_path / "elsewhere", data)
 
 
