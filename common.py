@@ -1660,15 +1660,22 @@ def keep_freed_memory():
         libc.mallopt(-4, 0)
 
 
-def check_writable(folder: Path, *sources):
+def check_writable(folder: Path, *sources, option="--out"):
     """UserError if `folder` cannot be made and written to, or lies in one of the folders that are read."""
     target = Path(os.path.realpath(folder))
     for source in sources:
         read = Path(os.path.realpath(path_of(source)))
         if read.is_dir() and (read == target or read in target.parents):
-            raise UserError(f"--out {folder} lies in {source}, which is read: choose another")
+            raise UserError(f"{option} {folder} lies in {source}, which is read: choose another")
     place = folder.absolute()
     while not place.exists():
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"--out {folder} cannot be written: {place} is no folder that may be written to")
+        raise UserError(f"{option} {folder} cannot be written: {place} is no folder that may be written to")
+
+
+def check_file(file: Path, option: str):
+    """UserError if this file cannot be written. Called before hours of work for it."""
+    if file.exists() and not file.is_file():
+        raise UserError(f"{option} {file} is no regular file")
+    check_writable(file.parent, option=option)

@@ -16,15 +16,13 @@ the same precision; the goal is a ratio of at most 1.10:
 Both alternate; seconds are medians over rounds. What a recovery does once, such as drawing its noise, is left out: a
 run of one iteration is taken off a run of several. Peak memory is what torch took on a GPU, the whole process on a CPU.
 "operators" counts torch operators per step that are no mere views, about the launches of a GPU (views of many steps
-made together and optimizers fused, as they are there); for labels and rded all they do, divided by the batches.
+made together and optimizers fused, as they are there). For labels and rded it is all they do, also on the CPU, divided
+by the batches.
 """
 
 import math
 import multiprocessing
-import os
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -39,6 +37,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from PIL import Image
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import transforms
 
@@ -55,7 +54,7 @@ IPC = 10  # images per class
 
 
 class Size(NamedTuple):
-    """A network at a side, and how much of it a device can take many of."""
+    """A network and a side, and how much work of each row a device measures."""
 
     arch: str
     side: int
@@ -93,7 +92,7 @@ def nothing():
 
 
 class Work(NamedTuple):
-    """The same steps by our code and by what it is held against; what a call of either does once is taken off."""
+    """The same steps by our code and by its limit; the time of what a call does once is subtracted."""
 
     ours: callable
     limit: callable
@@ -184,7 +183,7 @@ def as_on_a_gpu():
 
 
 def measure(row: str, name: str, device: str | None, precision: str | None, budget: float) -> dict:
-    """A row at a size; in a process of its own, so that its memory is its own too."""
+    """Measure a row at a size. Call it in a fresh process: peak memory is that of the process."""
     device = common.set_up_device(device, precision)
     size = size_of(name, device)
     work = ROWS[row](size, device)
@@ -195,7 +194,7 @@ def measure(row: str, name: str, device: str | None, precision: str | None, budg
     memory = peak_memory(device)
     ours, limit = compare(work, device, budget)
     with as_on_a_gpu():
-        counted = ROWS[row](size._replace(label_batches=2, iterations=2), device)
+        counted = ROWS[row](size._replace(iterations=2), device)
         our_operators = operators(counted.ours) - operators(counted.ours_once)
         limit_operators = operators(counted.limit) - operators(counted.limit_once)
     return {
@@ -238,7 +237,7 @@ def frozen(size: Size, device) -> Teacher:
 
 
 def labels_of(size: Size, epochs: int) -> lpqld.LabelSettings:
-    """Labels of their own for every epoch, with a twentieth of the logits."""
+    """Settings of full labels (p = 0) with a twentieth of the logits, at least three."""
     top_k = min(size.classes, max(3, size.classes // 20))
     return lpqld.LabelSettings(batch_size=size.batch, epochs=epochs, prune=0, top_k=top_k)
 
@@ -254,6 +253,19 @@ def forward_backward(model, images):
 # Rows
 
 
+def bare_networks(steps, fixed: Tensor, student, teacher=None):
+    """The limit: forward and backward of the student, forward of a teacher, on one fixed batch at each step."""
+
+    def limit():
+        for _ in steps:
+            if teacher:
+                with torch.no_grad(), common.autocast(fixed.device):
+                    teacher(fixed)
+            forward_backward(student, fixed)
+
+    return limit
+
+
 def gift_steps(size: Size, device) -> Work:
     steps = steps_together(size, device)
     data, distilled = made_up(size, device, size.batch * len(steps))
@@ -263,18 +275,12 @@ def gift_steps(size: Size, device) -> Work:
     optimizer = gift.OPTIMIZERS[protocol.optimizer](student.parameters(), protocol.lr, **common.fused(device))
     fixed = common.normalize(distilled.images[: size.batch], COLOURS)
 
-    def limit():
-        for _ in steps:
-            with torch.no_grad(), common.autocast(device):
-                teacher(fixed)
-            forward_backward(student, fixed)
-
     def ours():
         for images, labels, _ in gift.augmented_batches(distilled, data, protocol, 0, 0):
             teacher_logits = gift.soft_labels(teacher, images)
             gift.training_step(student, optimizer, images, teacher_logits, labels, protocol.loss)
 
-    return Work(ours, limit, size.batch * len(steps), len(steps))
+    return Work(ours, bare_networks(steps, fixed, student, teacher), size.batch * len(steps), len(steps))
 
 
 def lpqld_steps(size: Size, device) -> Work:
@@ -288,15 +294,11 @@ def lpqld_steps(size: Size, device) -> Work:
         pool = lpqld.load_pool(file, data, distilled)
     fixed = common.normalize(distilled.images[: size.batch], COLOURS)
 
-    def limit():
-        for _ in steps:
-            forward_backward(student, fixed)
-
     def ours():
-        for images, targets in pool.batches(list(steps), 20.0):
+        for images, targets in pool.batches(steps, 20.0):
             lpqld.training_step(student, optimizer, images, targets, 0.5)
 
-    return Work(ours, limit, size.batch * len(steps), len(steps))
+    return Work(ours, bare_networks(steps, fixed, student), size.batch * len(steps), len(steps))
 
 
 def label_pool(size: Size, device) -> Work:
@@ -341,13 +343,13 @@ def recovery(size: Size, device) -> Work:
 def recover(teacher, data: Dataset, classes: range, iterations: int):
     """Class-wise recovery of ten images of each of these classes, all classes at once."""
     targets = torch.tensor(classes)[:, None].expand(-1, IPC) % data.num_classes
-    own = []
+    class_statistics = []
     for layer in synthesize.batchnorms(teacher):
-        own.append((layer.running_mean.repeat(len(classes), 1), layer.running_var.repeat(len(classes), 1)))
+        class_statistics.append((layer.running_mean.repeat(len(classes), 1), layer.running_var.repeat(len(classes), 1)))
     setting = synthesize.Recovery(lr=0.1, r_bn=0.01, iterations=iterations, roll=(0, 4), crop=True)
     with tempfile.TemporaryDirectory() as folder:  # no progress is found there
         progress = Path(folder) / "progress.pt"
-        synthesize.recover(teacher, targets, own, list(classes), setting, data, 0, progress)
+        synthesize.recover(teacher, targets, class_statistics, list(classes), setting, data, 0, progress)
 
 
 def rded(size: Size, device, classes=2) -> Work:
@@ -360,8 +362,8 @@ def rded(size: Size, device, classes=2) -> Work:
 
     def limit():
         with torch.no_grad():
-            for some in sizes:
-                teacher.model(fixed[:some])
+            for count in sizes:
+                teacher.model(fixed[:count])
 
     def ours():
         synthesize.rded(data, teacher, list(range(classes)), min(10, size.images), 1, 0)
@@ -370,7 +372,6 @@ def rded(size: Size, device, classes=2) -> Work:
 
 
 def teacher_epoch(size: Size, device) -> Work:
-    size = size._replace(batch=min(128, size.batch))
     steps = steps_together(size, device)
     data, distilled = made_up(size, device, size.batch * len(steps))
     model = network(size, device)
@@ -378,15 +379,11 @@ def teacher_epoch(size: Size, device) -> Work:
     optimizer = torch.optim.SGD(model.parameters(), 0.1, **recipe, **common.fused(device))
     fixed = common.normalize(distilled.images[: size.batch], COLOURS)
 
-    def limit():
-        for _ in steps:
-            forward_backward(model, fixed)
-
     def ours():
         for views, labels in common.teacher_batches(data, size.batch, 0, 0):
             common.teacher_step(model, optimizer, views, labels)
 
-    return Work(ours, limit, size.batch * len(steps), len(steps))
+    return Work(ours, bare_networks(steps, fixed, model), size.batch * len(steps), len(steps))
 
 
 ROWS = {
@@ -509,10 +506,10 @@ WITHOUT = {  # what is compared, at which size, and how many times as fast we wa
 }
 
 
-def measure_without(name: str, small: bool, device: str | None, precision: str | None, budget: float) -> dict:
-    function, size, goal = WITHOUT[name]
-    device = common.set_up_device(device, precision)
-    size = size_of("tiny-test" if small else size, device)
+def measure_without(name: str, small: bool, device: str | None, budget: float) -> dict:
+    function, size_name, goal = WITHOUT[name]
+    device = common.set_up_device(device, "fp32")
+    size = size_of("tiny-test" if small else size_name, device)
     with tempfile.TemporaryDirectory() as folder:
         work, loader = function(size, device, Path(folder))
         ours, theirs = compare(work, device, budget)
@@ -648,24 +645,13 @@ def measure_rows_without(args) -> list[dict]:
     small = "tiny-test" in args.sizes
     rows = []
     for name in WITHOUT:
-        found = in_its_own_process(measure_without, name, small, args.device, args.precision, args.seconds)
+        found = in_its_own_process(measure_without, name, small, args.device, args.seconds)
         alone = found["loader_alone_images_per_second"]
         alone = "-" if alone is None else f"{alone:.0f}"
         numbers = "{images_per_second:10.0f}{without_images_per_second:12.0f}{times:8.2f}{goal:17}"
         print(f"{name:28}{numbers.format(**found)}{alone:>14}", flush=True)
         rows.append(found)
     return rows
-
-
-def check_target(file: Path):
-    """Before hours of measuring: whether --json can be written."""
-    folder = file.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if file.exists() and not file.is_file():
-        raise UserError(f"--json {file} is no regular file")
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"--json {file} cannot be written: {folder} is no folder that may be written to")
 
 
 def read_options(argv):
@@ -690,12 +676,14 @@ def read_options(argv):
 
 def main(argv=None) -> dict:
     args = read_options(argv)
+    if args.without_us and (args.only or args.precision == "bf16"):
+        raise UserError("--without-us compares all it knows, in fp32: not with --only or --precision bf16")
+    if args.imagenet and (args.only or args.without_us):
+        raise UserError("--imagenet goes with neither --only nor --without-us")
     if args.json:
-        check_target(args.json)
+        common.check_file(args.json, "--json")
     device = common.set_up_device(args.device, args.precision)
-    made = common.made_with(device)
-    made["command"] = shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]])
-    made["precision"] = common.precision_on(device)
+    made = {**common.made_with(device), "precision": common.precision_on(device)}
     print(f"{made['device']}, torch {made['torch']}, {made['precision']}")
     if args.imagenet:
         found = in_its_own_process(

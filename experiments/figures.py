@@ -1,8 +1,8 @@
-"""The papers' figures, and ours. Each is one command; lines.py lists them.
+"""Run the papers' experiments, and ours. Each is one command, a *line*; lines.py lists them.
 
-    python -m experiments.figures --list              # every line, the published figure beside it, what has been run
+    python -m experiments.figures --list              # every line, the published number beside it, what has been run
     python -m experiments.figures --only 'fashion-*'  # on a CPU, minutes
-    python -m experiments.figures                     # all of it: GPUs, every data set, the last of them ImageNet
+    python -m experiments.figures                     # every line: it needs GPUs and all data sets
     python -m experiments.figures --table             # what has been run, as a table, and the pictures
     python -m experiments.figures --write             # the tables of README.md and of experiments/*.md, anew
 
@@ -28,7 +28,7 @@ import lpqld
 import synthesize
 from common import UserError
 from experiments import benchmark, hald, one_label, pictures, small_teacher, tables, teachers
-from experiments.lines import LINES, Figure
+from experiments.lines import LINES, Line
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Running them
@@ -60,13 +60,13 @@ REHEARSAL = {  # options that --rehearse appends: the last of two equal ones cou
 }
 
 
-def command_line(figure: Figure, args) -> tuple[str, list[str]]:
+def command_line(line: Line, args) -> tuple[str, list[str]]:
     """(script, options) of a line, in the folders that are asked for. For a rehearsal: at a tiny size."""
-    script = next(script for script in SCRIPTS if figure.command.startswith(script))
-    options = shlex.split(figure.command.removeprefix(script))
+    script = next(script for script in SCRIPTS if line.command.startswith(script))
+    options = shlex.split(line.command.removeprefix(script))
     options = [f"{args.out}/{option[5:]}" if option.startswith("runs/") else option for option in options]
     if args.rehearse:
-        options = list(made_anew(options))
+        options = list(without_other_lines(options))
         is_recovered = "lpld" in options or "sre2l" in options
         options += shlex.split(REHEARSAL[script])
         if is_recovered:  # there is no time for it
@@ -78,11 +78,15 @@ def command_line(figure: Figure, args) -> tuple[str, list[str]]:
     return script, options
 
 
-def made_anew(options: list[str]):
-    """No teacher, and no folder of images, that other lines have made."""
+def without_other_lines(options: list[str]):
+    """The options without a teacher's file; RDED's images in place of sets that other lines or people have made."""
     for before, option in zip(["", *options], options, strict=False):
-        if "--teacher" not in (before, option):
-            yield "rded" if before == "--images" and "/" in option else option
+        if "--teacher" in (before, option):
+            continue
+        if before == "--images" and "/" in option:
+            yield "rded"
+        elif not option.startswith("data/sets/"):
+            yield option
 
 
 def only_match(option: str) -> str:
@@ -95,44 +99,45 @@ def only_match(option: str) -> str:
     return found[0]
 
 
-def run(figure: Figure, args):
+def run(line: Line, args):
     """Run a line, and keep what it has found, with the minutes that it took in all runs."""
-    clock = args.out / "figures" / f"{figure.name}.clock.json"
-    seconds_before = read_clock(clock, figure)
+    clock = args.out / "figures" / f"{line.name}.clock.json"
+    seconds_before = read_clock(clock, line)
     started = time.monotonic()
     typed = sys.argv
     try:
-        script, options = command_line(figure, args)
+        script, options = command_line(line, args)
         options = [only_match(option) for option in options]
-        print(f"\n{figure.name}: python {script} {shlex.join(options)}", flush=True)
+        print(f"\n{line.name}: python {script} {shlex.join(options)}", flush=True)
         torch.cuda.empty_cache()  # a benchmark's own processes need what earlier lines have left
-        sys.argv = [script, *options]  # where common.made_with finds the command that a result records
+        sys.argv = [script.replace("-m experiments.", "experiments/"), *options]  # made_with reads the command there
         found = SCRIPTS[script].main(options)
         common.wait()  # for process 0, which writes the file that all read now
         result = result_of(found)
     except UserError as error:
-        raise UserError(f"{figure.name}: {error}; the lines after it have not been run") from None
+        raise UserError(f"{line.name}: {error}; the lines after it have not been run") from None
     finally:  # stopped runs count too
         sys.argv = typed
         seconds = seconds_before + time.monotonic() - started
         if common.rank == 0:
-            common.save(clock, {"command": figure.command, "seconds": seconds})
+            common.save(clock, {"command": line.command, "seconds": seconds})
     if common.rank == 0:
-        kept = {**figure._asdict(), "minutes": round(seconds / 60, 1), "result": result}
-        common.write_json(result_file(figure, args), kept)
+        kept = {**line._asdict(), "minutes": round(seconds / 60, 1), "result": result}
+        common.write_json(result_file(line, args), kept)
         clock.unlink()
+    common.wait()  # for the result, which all read next
 
 
-def read_clock(clock: Path, figure: Figure) -> float:
+def read_clock(clock: Path, line: Line) -> float:
     """Seconds of earlier runs of this line, which was stopped. A benchmark begins again."""
-    if not clock.exists() or "experiments.benchmark" in figure.command:
+    if not clock.exists() or "experiments.benchmark" in line.command:
         return 0.0
     kept = common.load(clock)
-    return kept["seconds"] if kept["command"] == figure.command else 0.0
+    return kept["seconds"] if kept["command"] == line.command else 0.0
 
 
 def result_of(found: dict) -> dict:
-    """What stays of what a script has found: its result, or the accuracy of its teacher."""
+    """What is kept of a script's result; of distilled images, the accuracy of their teacher."""
     if "results" in found:  # a benchmark
         return found
     if "file" not in found:  # distilled images
@@ -147,19 +152,19 @@ def result_of(found: dict) -> dict:
     return result
 
 
-def result_file(figure: Figure, args) -> Path:
-    return args.results / f"{figure.name}.json"
+def result_file(line: Line, args) -> Path:
+    return args.results / f"{line.name}.json"
 
 
-def kept_result(figure: Figure, args) -> dict | None:
+def kept_result(line: Line, args) -> dict | None:
     """The result of a line, if it has been run. It is found by the name: "command" says how it was run."""
-    file = result_file(figure, args)
+    file = result_file(line, args)
     if not file.exists():
         return None
     kept = tables.read_result(file)
     with common.refused(f"{file} is damaged: delete it, and the line is run again"):
-        table({figure.name: kept})  # it has all that the tables show
-        over_sets({figure.name: kept})
+        table({line.name: kept})  # it has all that the tables show
+        mean_over_sets({line.name: kept})
         return kept
 
 
@@ -197,7 +202,7 @@ def table(done: dict[str, dict]) -> str:
     return tables.grid(list(HEADINGS), rows)
 
 
-def over_sets(done: dict[str, dict]) -> str:
+def mean_over_sets(done: dict[str, dict]) -> str:
     """Mean and deviation of lines that differ in their set alone: name-set0, name-set1, ..."""
     found = {}
     for name, kept in done.items():
@@ -224,7 +229,11 @@ def read_options(argv):
     parser = common.Parser(__doc__)
     add = parser.add_argument
     add("--only", nargs="+", default=["*"], metavar="PATTERN", help="names of lines, as in a shell: 'tiny-rded-*'")
-    add("--list", action="store_true", help="print the lines, and run nothing")
+    add(
+        "--list",
+        action="store_true",
+        help="print the lines (done*: by an older command, see its result), and run nothing",
+    )
     add("--table", action="store_true", help="print the table of what has been run, draw the pictures, and run nothing")
     add("--write", action="store_true", help="write the tables of the documents from the kept results, and run nothing")
     add("--rehearse", action="store_true", help="run every line at a tiny size, into --out alone: do they work here?")
@@ -237,11 +246,12 @@ def read_options(argv):
     return args
 
 
-def print_lines(lines: list[Figure], args):
+def print_lines(lines: list[Line], args):
     for line in lines:
-        state = "done" if kept_result(line, args) else "-"
+        kept = kept_result(line, args)
+        state = "-" if not kept else "done" if kept["command"] == line.command else "done*"
         published = "" if line.published is None else f"{line.published:.2f}"
-        print(f"{state:5}{line.name:40}{published:>6}  python {line.command}")
+        print(f"{state:6}{line.name:40}{published:>6}  python {line.command}")
 
 
 def main(argv=None) -> dict:
@@ -267,7 +277,7 @@ def main(argv=None) -> dict:
     shown = {line.name: done[line.name] for line in lines if line.name in done}
     if not shown:
         raise UserError(f"none of these lines has been run: nothing in {args.results}")
-    print(f"\n{table(shown)}\n\n{over_sets(shown)}".rstrip())
+    print(f"\n{table(shown)}\n\n{mean_over_sets(shown)}".rstrip())
     for path in pictures.draw_all(shown, done, args.results, args.out):
         print(f"\npicture:  {path}")
     return shown

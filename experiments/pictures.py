@@ -211,19 +211,17 @@ PROTOCOLS = {"rded": ("RDED's protocol", "-"), "gift": ("GIFT's protocol", "--")
 def students_by_teacher(done: dict[str, dict], ipc: int) -> dict[tuple, list]:
     """{(protocol, kind of images): [(epochs of the teacher, top-1)]}; under "teacher" the teacher's own top-1."""
     series = {}
+    teachers = {}
     for epochs in CIFAR100_TEACHERS:
         for protocol in PROTOCOLS:
             line = done.get(f"cifar100-epochs{epochs}-{protocol}-ipc{ipc}")
-            if protocol == "rded" and not line:
-                line = done.get(f"cifar100-epochs{epochs}-random-ipc{ipc}")
-            for row in line["result"]["rows"] if line else ():
-                series.setdefault((protocol, row["images"]), []).append((epochs, row["top1"]["mean"]))
+            if protocol == "rded":
+                line = line or done.get(f"cifar100-epochs{epochs}-random-ipc{ipc}")
             if line:
-                own = line["result"]["teacher"]["accuracy"]
-                series.setdefault("teacher", {})[epochs] = own
-    if len(series.get("teacher", ())) < 2:  # no trend
-        return {}
-    return series | {"teacher": sorted(series["teacher"].items())}
+                teachers[epochs] = line["result"]["teacher"]["accuracy"]
+                for row in line["result"]["rows"]:
+                    series.setdefault((protocol, row["images"]), []).append((epochs, row["top1"]["mean"]))
+    return {**series, "teacher": list(teachers.items())} if len(teachers) > 1 else {}  # one teacher: no trend
 
 
 def longer_students(done: dict[str, dict]) -> dict[int, list]:
@@ -270,7 +268,7 @@ def over_epochs(axes, network: str, ticks):
     axes.set_xticks(ticks, [f"{epochs:,}" for epochs in ticks])
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.set(
-        xlabel=f"epochs of the {network} (logarithmic)", ylabel="top-1 on the test set, %: one student", ylim=(0, 70)
+        xlabel=f"epochs of the {network} (logarithmic)", ylabel="top-1 on the test set, %: one student", ylim=(0, 75)
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -281,7 +279,6 @@ def over_epochs(axes, network: str, ticks):
 BYTES = {  # group of lines: title
     "fashion-budget": "fashion, 10 images per class, ConvNet-3",
     "tiny-budget-ipc50": "Tiny-ImageNet, 50 images per class, ResNet-18",
-    "tiny-budget-ipc10": "Tiny-ImageNet, 10 images per class, ResNet-18",
     "tiny32-budget": "Tiny-ImageNet at 32 px, 10 images per class, ConvNet-3",
 }
 ONE_LABEL_LINES = {  # lines of one label per image that stand beside a group
@@ -318,7 +315,7 @@ def full_labels(done: dict[str, dict], group: str) -> dict[str, float]:
 
 
 def draw_bytes(done: dict[str, dict], group: str, path: Path):
-    """A line joins the best of equal bytes. Of two settings with equal bytes, the second has hollow points."""
+    """The curve goes through the best of equal bytes. Of two settings with equal bytes, the second is hollow."""
     from matplotlib import ticker
 
     figure = new_figure(960, 600, dpi=120, layout="constrained")
@@ -475,14 +472,14 @@ def draw_all(shown: dict[str, dict], done: dict[str, dict], results: Path, out: 
     """Draw the pictures that the lines shown belong to, with all lines that are done; yields the files."""
     shape = f"a result in {results} has another shape"
     with common.refused(f"the pictures cannot be drawn: {shape}"):
-        todo = pictures_of(shown, done, out)
+        draws = pictures_of(shown, done, out)
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        if todo:
+        if draws:
             print(HINT, file=sys.stderr)
         return
-    for name, draw in todo.items():
+    for name, draw in draws.items():
         path = results / f"{name}.png"
         with common.refused(f"{path} cannot be drawn: {shape}"):
             draw(path)

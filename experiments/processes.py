@@ -37,21 +37,21 @@ def work(out: Path, scale: float) -> dict:
     setting = synthesize.SRE2L["fashion"]
     setting.iterations = max(2, int(80 * scale))
     synthesize.RDED_IMAGES = max(20, int(300 * scale))
-    made = lpqld.labels_for(data, 100, epochs=int(600 * scale), prune=0.5)
+    labels = lpqld.labels_for(data, 100, epochs=int(600 * scale), prune=0.5)
     seconds = {}
 
     def timed(name, stage):
         common.wait()
         begun = time.perf_counter()
-        made = stage()
+        result = stage()
         common.wait()
         seconds[name] = time.perf_counter() - begun
-        return made
+        return result
 
     timed("class statistics", lambda: synthesize.squeeze(data, teacher))
     timed("RDED", lambda: synthesize.distil("rded", data, teacher, 10))
     images = timed("recovery", lambda: synthesize.distil("lpld", data, teacher, 10))
-    timed("labels", lambda: lpqld.label_pool(data, teacher, images, made, 0))
+    timed("labels", lambda: lpqld.label_pool(data, teacher, images, labels, 0))
     protocol = gift.protocol_for(data, images, "conv3", epochs=max(1, int(40 * scale)))
     students = gift.students(data, teacher, images, protocol)
     timed("four students", lambda: common.train_students(students, range(4)))
@@ -59,7 +59,7 @@ def work(out: Path, scale: float) -> dict:
 
 
 def measured(processes: int, scale: float) -> dict:
-    """work() by so many processes of one thread, each on a core of its own."""
+    """work() by this many processes, of one thread each."""
     command = ["-m", "experiments.processes", "--scale", str(scale)]
     if processes > 1:
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *command]
@@ -118,18 +118,18 @@ def pieces_of(case: Case, kept_bytes: int) -> dict[str, list[int]]:
 
     kept_bytes: of an image, between forward and backward.
     """
-    made, training = lpqld.PROTOCOLS[case.name]
+    labels, training = lpqld.PROTOCOLS[case.name]
     recovery = synthesize.LPLD[case.name]
     at_once = max(1, synthesize.GPU_BYTES // (case.ipc * kept_bytes))
     blocks = common.cut(case.classes, synthesize.CLASSES_PER_PIECE, common.PIECES)
     groups = common.cut(case.classes, at_once, common.PIECES)
     count = case.classes * case.ipc
-    batches = lpqld.pool_size(count, made.batch_size, made.epochs, made.prune)
-    labels = common.cut(batches, lpqld.LABELS_PER_PIECE // made.batch_size)
+    batches = lpqld.pool_size(count, labels.batch_size, labels.epochs, labels.prune)
+    pieces = common.cut(batches, lpqld.LABELS_PER_PIECE // labels.batch_size)
     return {
         "class statistics": [case.training_images * len(block) // case.classes for block in blocks],
         "recovery": [len(group) * case.ipc * recovery.iterations for group in groups],
-        "labels": [len(part) * made.batch_size for part in labels],
+        "labels": [len(part) * labels.batch_size for part in pieces],
         "a student": [count * training.epochs],
     }
 
@@ -182,6 +182,9 @@ def main(argv=None) -> dict:
         seconds = work(args.work, args.scale)
         print(json.dumps(seconds))
         return seconds
+    if args.json:
+        common.check_file(args.json, "--json")
+    torch.set_num_threads(1)  # as each process has, for the name of the hardware
     result = compute_hours() if args.hours else compare(args.processes, args.rounds, args.scale)
     if args.json:
         common.write_json(args.json, {**result, "made_with": common.made_with(torch.device("cpu"))})

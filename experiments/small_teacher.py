@@ -24,7 +24,7 @@ def round_weights(weights: Tensor, bits: int) -> Tensor:
     The step is max |w| / (2^(bits - 1) - 1) of the channel, itself in fp16. A channel of zeros stays zero.
     """
     most = 2 ** (bits - 1) - 1
-    step = (weights.flatten(1).abs().amax(1) / most).half().float().clamp(min=1e-7)
+    step = (weights.flatten(1).abs().amax(1) / most).half().float().clamp(min=2**-24)  # the least fp16 number above 0
     step = step.view(-1, *[1] * (weights.dim() - 1))
     return (weights / step).round().clamp(-most, most) * step
 
@@ -77,8 +77,8 @@ def main(argv=None) -> dict:
     students = gift.students(data, teacher, distilled, protocol)
     students.about["label_bytes"] = size
     result = common.train_students(students, range(args.seed, args.seed + args.repeats))
-    common.print_result(result, data, teacher, "--bits 32, lpqld.py")
-    print(f"{'the teacher':38} {size:,} bytes")
+    common.print_result(result, data, teacher, f"--bits {8 if args.bits == 32 else 32}, lpqld.py")
+    print(f"{'label storage: the teacher':38} {size:,} bytes")
     return result
 
 

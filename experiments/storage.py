@@ -65,6 +65,19 @@ def sizes_of(setting: Setting) -> dict:
     }
 
 
+def table_of_sizes() -> tuple[list[str], list[list]]:
+    """Heading and rows: GB (2^30 bytes), and how many times smaller than full labels."""
+    rows = []
+    for each in SETTINGS:
+        full, *ours = sizes_of(each).values()
+        ours = [f"{size / 2**30:.3f}, {full / size:.0f}×" for size in ours]
+        published = f"{each.published:.2f}, {each.published_full / each.published:.0f}×"
+        setting = [each.data_set, each.ipc, each.prune, each.top_k]
+        rows.append([*setting, f"{full / 2**30:.2f} ({each.published_full:g})", published, *ours])
+    head = ["data", "IPC", "p", "k", "full labels (published), GB", "LPQLD, published", "16 + 16 bits", "this code"]
+    return head, rows
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Every way to store labels
 
@@ -114,37 +127,22 @@ def table_of_ways() -> tuple[list[str], list[list[str]]]:
 # The script
 
 
-def line_of(setting: Setting, sizes: dict) -> str:
-    name = f"{setting.data_set}, IPC {setting.ipc}, p {setting.prune}, MR-{setting.top_k}"
-    full = sizes["full"]
-    times = setting.published_full / setting.published
-    cells = [
-        f"{name:37}",
-        f"{full / 2**30:9.2f} ({setting.published_full:7.2f})".rjust(20),
-        f"{setting.published:.2f} {times:5.0f}x".rjust(20),
-        f"{sizes['sixteen_bits'] / 2**30:8.3f} {full / sizes['sixteen_bits']:4.0f}x".rjust(17),
-        f"{sizes['packed'] / 2**30:8.3f} {full / sizes['packed']:4.0f}x".rjust(19),
-    ]
-    return "".join(cells)
+def print_table(head: list, rows: list[list]):
+    widths = [max(len(str(cell)) for cell in column) for column in zip(head, *rows, strict=True)]
+    for row in [head, *rows]:
+        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def main(argv=None) -> dict:
     common.Parser(__doc__).parse_args(argv)
     print(
-        "Label storage, GB (2^30 bytes), and how many times smaller than fp16 labels of every epoch (N * E * C * 2):\n"
+        "Label storage, GB (2^30 bytes), and how many times smaller than fp16 labels of every epoch (N * E * C * 2)\n"
     )
-    print(f"{'':37}{'full labels':>20}{'LPQLD, published':>20}{'16 + 16 bits':>17}{'16 + ceil(log2 C)':>19}")
-    rows = []
-    for setting in SETTINGS:
-        sizes = sizes_of(setting)
-        print(line_of(setting, sizes))
-        rows.append({**setting._asdict(), "epochs": EPOCHS, "bytes": sizes})
+    print_table(*table_of_sizes())
     print(EXPLANATION)
-    head, ways = table_of_ways()
     print(f"\nEvery way to store labels for {EPOCHS} epochs, MB (10^6 bytes)\n")
-    for first, *sizes in [[head[0], *(name.replace(", ", " ") for name in head[1:])], *ways]:
-        print(f"{first:33}" + "".join(f"{size:>20}" for size in sizes))
-    return {"rows": rows}
+    print_table(*table_of_ways())
+    return {"rows": [{**setting._asdict(), "epochs": EPOCHS, "bytes": sizes_of(setting)} for setting in SETTINGS]}
 
 
 if __name__ == "__main__":

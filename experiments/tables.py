@@ -1,4 +1,4 @@
-"""The tables of the documents. Each is made from the raw results in experiments/results; no figure is typed.
+"""The tables of the documents. They are made from the raw results in experiments/results: no number of ours is typed.
 
 `python -m experiments.figures --write` puts them into README.md and the documents of this folder, each between its
 marks: `<!-- table NAME -->` and `<!-- end -->`. A table is a function that returns markdown; TABLES names it.
@@ -101,8 +101,8 @@ def grid(head: list, rows: list[list], under: str = "") -> str:
     return f"{table}\n\n{under}" if under else table
 
 
-# How a result was made. Until the scripts were rewritten, on 21 November 2026, all ran on an AMD EPYC; then on an Intel
-# Xeon. Early results call both "x86_64 CPU"
+# How a result was made. Results up to 22 November 2026 may name only "x86_64 CPU": before the scripts were rewritten it
+# was an AMD EPYC, after that an Intel Xeon. Later results name their processor
 REBUILT = "2026-11-21T18:36"
 
 
@@ -186,12 +186,13 @@ def gift_and_kl() -> str:
         ("CIFAR-10 as JPEGs, teacher of 6 epochs", "RDED", "cross-cifar10-gift-adamw", "cross-cifar10-kl-adamw"),
         ("CIFAR-10 as JPEGs, teacher of 20 epochs", "RDED", "cpu-cifar10-gift-gift-adamw", "cpu-cifar10-gift-kl-adamw"),
     ]
-    series = [(*about, [line, score(line)], [other, score(other)]) for *about, line, other in series]
+    found = [(*about, line, score(line), score(other)) for *about, line, other in series]
+    line = "cpu-cifar10-rded-gift-loss"
     for images in ("rded", "random"):
-        pair = [[line, score(line, images=images)] for line in ("cpu-cifar10-rded-gift-loss", CIFAR_RDED)]
-        series.append(("CIFAR-10 as JPEGs, RDED's protocol", KINDS[images], *pair))
+        pair = score(line, images=images), score(CIFAR_RDED, images=images)
+        found.append(("CIFAR-10 as JPEGs, RDED's protocol", KINDS[images], line, *pair))
     rows = []
-    for data, images, (line, gift), (_, kl) in series:
+    for data, images, line, gift, kl in found:
         scores = [cell(gift), cell(kl), difference(gift, kl), len(gift["values"])]
         rows.append([data, images, *scores, f"`{line}`", run_of(result(line))])
     return grid(["data", "images", "GIFT", "KL", "GIFT − KL", "students", "GIFT's line", "run"], rows)
@@ -268,8 +269,8 @@ def ablation() -> str:
     for data, images in series:
         sets = sets_of(data, images)
         similar = [each.get("within_class_similarity") or each["images"]["within_class_similarity"] for each in sets]
-        whole = {TINY: f"tiny32-budget-{images}-p0-k200", "fashion": f"fashion-budget-{images}-p0-k10"}.get(data, "")
-        scores = [*(cell(over_sets(sets, row)) for row in STEPS), *cells(whole)]
+        whole = {TINY: f"tiny32-budget-{images}-p0-k200", "fashion": f"fashion-budget-{images}-p0-k10"}.get(data)
+        scores = [*(cell(over_sets(sets, row)) for row in STEPS), cell(score(whole) if whole else None)]
         rows.append([data, KINDS[images], f"{sum(similar) / len(similar):.3f}", *scores, run_of(sets[0])])
     head = ["data", "images", "similarity", *STEPS, "full labels + DKR + CA, one set", "run"]
     return grid(head, rows, f"Xeon: {made_by(ABLATION_LINES)}")
@@ -312,7 +313,8 @@ def cifar100_ablation() -> str:
             found = next(filter(None, map(result, single.values())), None)
             if found and KINDS[images] not in sets:
                 similar = f"{found['images']['within_class_similarity']:.3f}"
-                rows.append([ipc, KINDS[images], similar, *cells(*(single.get(step, "") for step in STEPS)), "–"])
+                top1 = [cell(score(single[step]) if step in single else None) for step in STEPS]
+                rows.append([ipc, KINDS[images], similar, *top1, "–"])
             full, pruned = (score(f"cifar100-no-mix-{images}-ipc{ipc}-p{p}") for p in (0, 0.9))
             if full and pruned:
                 rows.append([ipc, f"{KINDS[images]}, no CutMix", "", cell(full), cell(pruned), *[""] * 5])
@@ -372,15 +374,7 @@ def bytes_cifar100() -> str:
 
 
 def storage_sizes() -> str:
-    rows = []
-    for each in storage.SETTINGS:
-        full, *ours = storage.sizes_of(each).values()
-        ours = [f"{size / 2**30:.3f}, {full / size:.0f}×" for size in ours]
-        published = f"{each.published:.2f}, {each.published_full / each.published:.0f}×"
-        setting = [each.data_set, each.ipc, each.prune, each.top_k]
-        rows.append([*setting, f"{full / 2**30:.2f} ({each.published_full:g})", published, *ours])
-    head = ["data", "IPC", "p", "k", "full labels (published), GB", "LPQLD, published", "16 + 16 bits", "this code"]
-    return grid(head, rows, "`python -m experiments.storage` · by formula: nothing is run")
+    return grid(*storage.table_of_sizes(), "`python -m experiments.storage` · by formula: nothing is run")
 
 
 def storage_ways() -> str:
@@ -505,6 +499,7 @@ LIKE = "teacher of 60 epochs on crops"  # as accurate as the published one, in b
 CIFAR_CELLS = [  # protocol, data, images, IPC, published, independent re-run, line
     ("RDED's", "CIFAR-100", "rded", 1, 19.6, "21.6 ± 0.4", "cifar100-rded-conv3-ipc1"),
     ("RDED's", "CIFAR-100", "random", 1, "", "", "cifar100-rded-conv3-ipc1"),
+    ("RDED's, ImageNet's colours", "CIFAR-100", "rded", 10, 48.1, "48.7 ± 0.3", "cifar100-rded-conv3-ipc10"),
     ("RDED's", "CIFAR-100", "rded", 10, 48.1, "48.7 ± 0.3", "cifar100-epochs12-rded-ipc10"),
     ("RDED's", "CIFAR-100", "random", 10, "", "50.4 ± 0.4", "cifar100-epochs12-rded-ipc10"),
     ("RDED's", "CIFAR-100", "rded", 50, 57.0, "57.3 ± 0.2", "cifar100-epochs12-rded-ipc50"),
@@ -524,7 +519,9 @@ CIFAR_CELLS = [  # protocol, data, images, IPC, published, independent re-run, l
     (f"... shown in quarters, {LIKE}", "CIFAR-100", "rded", 1, 21.8, "", "cifar100-crops60-cim-quarters-ipc1"),
     ("GIFT's with MSE (CIM)", "CIFAR-100", "rded", 10, 47.0, "", "cifar100-loss-mse-rded-ipc10"),
     ("GIFT's with its own loss (CIM: MSE)", "CIFAR-100", "rded", 10, 47.0, "", "cifar100-gift-conv3-ipc10"),
+    ("GIFT's with MSE (CIM)", "CIFAR-100", "rded", 50, 55.3, "", "cifar100-cim-conv3-ipc50"),
     ("GIFT's with MSE (CIM)", "CIFAR-100", "sre2l", 1, 12.9, "", "cifar100-cim-sre2l-ipc1"),
+    ("GIFT's with MSE (CIM)", "CIFAR-100", "sre2l", 10, 34.2, "", "cifar100-cim-sre2l-ipc10"),
     ("GIFT's with MSE (CIM)", "CIFAR-10", "rded", 1, 28.9, "", "cifar10-cim-rded-ipc1"),
     ("GIFT's with MSE (CIM)", "CIFAR-10", "rded", 10, 56.0, "", "cifar10-cim-rded-ipc10"),
     ("GIFT's with MSE (CIM)", "CIFAR-10", "sre2l", 1, 22.2, "", "cifar10-cim-sre2l-ipc1"),
@@ -546,10 +543,10 @@ def cifar_cells() -> str:
     for protocol, data, images, ipc, published, again, line in CIFAR_CELLS:
         found = result(line)
         if found:
-            own = row_of(line, images=images) if "rows" in found else found
-            top1 = own["top1"]
+            row = row_of(line, images=images) if "rows" in found else found
+            top1 = row["top1"]
             gap = difference(top1, {"mean": published}) if published else ""
-            ours = [cell(top1), cell(own["best_check_top1"]), gap, f"{found['teacher']['accuracy']:.1f}"]
+            ours = [cell(top1), cell(row["best_check_top1"]), gap, f"{found['teacher']['accuracy']:.1f}"]
             about = [len(top1["values"]), f"`{line}`", run_of(found)]
             rows.append([protocol, data, KINDS[images], ipc, published, again, *ours, *about])
     head = ["protocol", "data", "images", "IPC", "published", "re-run", "ours", "best check", "ours − published"]
@@ -559,7 +556,7 @@ def cifar_cells() -> str:
 README_CELLS = {  # protocol, data and images of CIFAR_CELLS: what differs from the published setting
     (f"RDED's, {LIKE}", "CIFAR-100", "rded"): "the teacher's recipe, CIFAR's colours",
     (f"RDED's, {LIKE}", "CIFAR-100", "random"): "the teacher's recipe, CIFAR's colours",
-    ("RDED's", "CIFAR-100", "rded"): "teacher; IPC 10: CIFAR's colours",
+    ("RDED's", "CIFAR-100", "rded"): "teacher; from IPC 10 on: CIFAR's colours",
     (f"GIFT's with MSE (CIM), {LIKE}", "CIFAR-100", "rded"): "the teacher's recipe",
     ("GIFT's with MSE (CIM)", "CIFAR-100", "rded"): "teacher",
     ("RDED's", "CIFAR-10", "rded"): "teacher, CIFAR's colours",
@@ -571,12 +568,14 @@ README_CELLS = {  # protocol, data and images of CIFAR_CELLS: what differs from 
 def beside_the_papers() -> str:
     """Independent re-runs are RDED's own code with the published teachers, the best of six checks (andriotis/ca2d)."""
     rows = []
+    slow = {}  # lines in fp32, once each
     for key, differs in README_CELLS.items():
         run = [each[3:] for each in CIFAR_CELLS if each[:3] == key and result(each[-1])]
         if not run:  # a line that has not been run says nothing beside the papers
             continue
         ipcs, published, again, lines = zip(*run, strict=True)
         ours = [row_of(line, images=key[2])["top1"] if "rows" in result(line) else score(line) for line in lines]
+        slow |= dict.fromkeys(line for line in lines if precision(result(line)) == "fp32")
         protocol, data, images = key
         numbers = [published, again, map(cell, ours), (len(top1["values"]) for top1 in ours)]
         texts = [" / ".join(str(number or "–") for number in each) for each in numbers]
@@ -584,21 +583,25 @@ def beside_the_papers() -> str:
         ipc = " / ".join(map(str, ipcs))
         rows.append([f"{data}, {protocol}", KINDS[images], ipc, *texts[:3], differs, texts[3], only])
     head = ["data, protocol", "images", "IPC", "published", "re-run", "ours, last epoch", "what differs", "students"]
-    under = "One set of each, in bf16; in fp32: CIFAR-100 at IPC 1 with the default teacher. "
+    under = f"One set of images each, in bf16; in fp32: {', '.join(f'`{line}`' for line in slow)}. "
     under += "`python -m experiments.figures --only LINE` runs a line."
     return grid([*head, "lines"], rows, under)
+
+
+def views_of(line: str) -> dict:
+    """{(split, view): what a teacher does there} of a line cifar100-facts-*; {} if it has not been run."""
+    return {(row["split"], row["view"]): row for row in result(line)["views"]} if result(line) else {}
 
 
 def cifar100_teachers() -> str:
     """What a teacher knows, and what its students reach."""
     rows = []
     for epochs in CIFAR100_TEACHERS:
-        facts = result(f"cifar100-facts-teacher{epochs}")
-        if facts:
-            found = {(row["split"], row["view"]): row for row in facts["views"]}
-            test, train = found["test", "plain"], found["train", "plain"]
-            own = [test["top1"], found["test", "enlarged"]["top1"], train["top1"], train["confidence"]]
-            row = [epochs, *(f"{value:.1f}" for value in own), f"{train['logit_spread']:.2f}"]
+        views = views_of(f"cifar100-facts-teacher{epochs}")
+        if views:
+            test, train = views["test", "plain"], views["train", "plain"]
+            facts = [test["top1"], views["test", "enlarged"]["top1"], train["top1"], train["confidence"]]
+            row = [epochs, *(f"{value:.1f}" for value in facts), f"{train['logit_spread']:.2f}"]
             for ipc in (1, 10):
                 for protocol in ("rded", "gift"):
                     line = f"cifar100-epochs{epochs}-{protocol}-ipc{ipc}"
@@ -619,8 +622,8 @@ def cifar100_longer_students() -> str:
     for epochs in CIFAR100_TEACHERS:
         lines = [f"cifar100-slow-teacher{epochs}-student{longer}" for longer in LONGER]
         if any(map(result, lines)):
-            own = next(filter(None, map(result, lines)))["teacher"]["accuracy"]
-            rows.append([epochs, f"{own:.1f}", *(cell(score(line, images="random")) for line in lines)])
+            accuracy = next(filter(None, map(result, lines)))["teacher"]["accuracy"]
+            rows.append([epochs, f"{accuracy:.1f}", *(cell(score(line, images="random")) for line in lines)])
     head = ["epochs of the teacher", "its top-1", *(f"student: {longer:,} epochs" for longer in LONGER)]
     return grid(head, rows, made_by("'cifar100-slow-*'"))
 
@@ -637,19 +640,21 @@ def cifar100_changed_teachers() -> str:
     }
     rows = []
     for change, (facts, name) in series.items():
-        found = result(f"cifar100-facts-{facts}")
-        views = {(row["split"], row["view"]): row for row in found["views"]} if found else {}
+        line = f"cifar100-facts-{facts}"
+        views = views_of(line)
         if views:
             train = views["train", "plain"]
-            own = [views["test", view]["top1"] for view in ("plain", "enlarged")]
-            own += [train[key] for key in ("top1", "confidence", "calibration_error", "logit_spread")]
+            values = [views["test", view]["top1"] for view in ("plain", "enlarged")]
+            values += [train[key] for key in ("top1", "confidence", "calibration_error", "logit_spread")]
             top1 = []
             for ipc in (1, 10):
                 by_images = {}
-                for line in (f"cifar100-{name}-random-ipc{ipc}", f"cifar100-{name}-rded-ipc{ipc}"):
-                    by_images |= {row["images"]: row["top1"] for row in result(line)["rows"]} if result(line) else {}
+                for images in ("random", "rded"):
+                    students = result(f"cifar100-{name}-{images}-ipc{ipc}") or {"rows": []}
+                    by_images |= {row["images"]: row["top1"] for row in students["rows"]}
                 top1 += [cell(by_images.get(images)) for images in ("rded", "random")]
-            rows.append([change, *(f"{value:.1f}" for value in own), *top1, f"`cifar100-{name}-*`", run_of(found)])
+            facts = [f"{value:.1f}" for value in values]
+            rows.append([change, *facts, *top1, f"`cifar100-{name}-*`", run_of(result(line))])
     again = ["21.6", "–", "48.7", "50.4"]
     rows.append(["published, students by others", "59.7", "61.3", "–", "–", "–", "–", *again, "", ""])
     head = ["teacher", "test", "test, enlarged", "train", "confidence", "calibration error", "spread"]

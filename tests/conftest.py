@@ -20,7 +20,7 @@ def in_process(monkeypatch, capsys):
     """Run a script's main() as `python script.py options` would; returns (exit status, stdout, stderr)."""
 
     def call(module, *options):
-        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, options)])
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__.replace('.', '/')}.py", *map(str, options)])
         monkeypatch.setattr(common, "PRECISION", None)  # the script sets it; afterwards it is as it was
         status = 0
         try:

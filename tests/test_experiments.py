@@ -18,7 +18,7 @@ import common
 import gift
 import lpqld
 import synthesize
-from experiments import benchmark, figures, pictures, processes, storage, tables
+from experiments import benchmark, figures, hald, pictures, processes, storage, tables
 
 CPU = torch.device("cpu")
 LINES = {line.name: line for line in figures.LINES}
@@ -85,6 +85,7 @@ def test_lines_have_the_published_figures():
         "cifar100-teacher-resnet18_modified": 72.27,
         "cifar100-rded-conv3-ipc1": 19.6,
         "cifar100-rded-conv3-ipc10": 48.1,
+        "cifar100-epochs12-rded-ipc50": 57.0,
         "cifar100-rded-resnet18_modified-ipc10": 42.6,
         "cifar100-rded-resnet18_modified-ipc50": 62.6,
         **{f"cifar100-cim-conv3-ipc{ipc}": top1 for ipc, top1 in ((1, 21.8), (50, 55.3))},
@@ -140,6 +141,14 @@ def test_kept_results_count_as_done(tmp_path):
         assert found["name"] == name and found["command"]
 
 
+def test_each_published_cell_of_cifar_has_its_row():
+    """A line with a published number that has no row would be run, and not be shown."""
+    published = {name: line.published for name, line in LINES.items() if line.published and name.startswith("cifar")}
+    published = {name: top1 for name, top1 in published.items() if "teacher-" not in name and "resnet18" not in name}
+    rows = {line: number for *_, number, _, line in tables.CIFAR_CELLS if number}
+    assert {name: rows.get(name) for name in published} == published
+
+
 def test_list_shows_every_line(in_process, tmp_path):
     status, shown, _ = in_process(figures, "--list", "--results", tmp_path)
     assert status == 0 and shown.count("\n") == len(LINES)
@@ -181,10 +190,27 @@ def test_a_line_keeps_its_result_and_is_not_run_again(in_process, tmp_path, monk
     assert script.commands == [(["synthesize.py", *options], options)]
     assert kept["result"]["made_with"]["command"] == " ".join(["python synthesize.py", *options])
     assert f"tiny-teacher-conv4: python synthesize.py {' '.join(options)}" in shown
-    assert sys.argv[0] == "experiments.figures.py"  # as it was
+    assert sys.argv[0] == "experiments/figures.py"  # as it was
 
     status, shown, _ = in_process(figures, *words)
     assert status == 0 and "tiny-teacher-conv4: done, " in shown and len(script.commands) == 1
+
+
+def test_a_module_is_recorded_as_it_is_called(in_process, tmp_path, monkeypatch):
+    ended = {"results": []}
+    monkeypatch.setattr(hald, "main", lambda options: {**ended, "made_with": common.made_with(CPU)})
+    words = ("--only", "cifar100-hald-released-rate-20", "--out", tmp_path / "o", "--results", tmp_path / "r")
+    status, _, err = in_process(figures, *words)
+    assert status == 0, err
+    kept = json.loads((tmp_path / "r" / "cifar100-hald-released-rate-20.json").read_text())
+    assert kept["result"]["made_with"]["command"].startswith("python -m experiments.hald --dataset cifar100 ")
+
+
+def test_a_rehearsal_needs_no_files_of_others():
+    args = SimpleNamespace(out=Path("o"), rehearse=True, device=None)
+    _, options = figures.command_line(LINES["cifar10-sets-ipc1"], args)
+    assert options[:4] == ["--images", "rded", "rded", "--ipc"]
+    assert not any("data/sets" in option for option in options)
 
 
 @pytest.mark.slow
@@ -338,13 +364,13 @@ def test_mean_over_sets():
         return {"published": None, "result": {"rows": rows, "images": {"within_class_similarity": similarity}}}
 
     done = {"a-set0": ablation(20.0, 0.5), "a-set1": ablation(22.0, 0.7), "b": ablation(99.0, 0.1)}
-    assert figures.over_sets(done).splitlines()[2:] == [
+    assert figures.mean_over_sets(done).splitlines()[2:] == [
         "| a: P | 21 ± 1 | 2 |",
         "| a: similarity within a class | 0.6 ± 0.1 | 2 |",
     ]
-    assert figures.over_sets({"b": ablation(99.0, 0.1), "of-others-sets-ipc1": {}}) == ""
+    assert figures.mean_over_sets({"b": ablation(99.0, 0.1), "of-others-sets-ipc1": {}}) == ""
     one_image = {"a-set0": ablation(20.0, None)}  # IPC 1
-    assert "| a: similarity within a class | – | 1 |" in figures.over_sets(one_image)
+    assert "| a: similarity within a class | – | 1 |" in figures.mean_over_sets(one_image)
 
 
 @pytest.mark.slow
@@ -543,7 +569,7 @@ def test_a_target_that_cannot_be_written_is_refused_before_measuring(in_process,
     for target, expected in cases.items():
         status, _, err = in_process(benchmark, "--json", target, "--device", "cpu")
         assert status == 2 and expected in err and err.startswith("error: --json ") and err.count("\n") == 1
-    monkeypatch.setattr(benchmark.os, "access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr(common.os, "access", lambda *_: False)  # root may write anywhere
     status, _, err = in_process(benchmark, "--json", tmp_path / "closed" / "b.json", "--device", "cpu")
     assert status == 2 and "no folder that may be written to" in err
 
@@ -559,14 +585,14 @@ def test_modules_run_as_a_user_runs_them(module, tmp_path):
     command = [sys.executable, "-m", f"experiments.{module}", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parent.parent)
     assert done.returncode == 0, done.stderr
-    shown = {"benchmark": "--without-us", "figures": "precision-images", "storage": "MR-50"}[module]
+    shown = {"benchmark": "--without-us", "figures": "precision-images", "storage": "100×"}[module]
     assert shown in done.stdout and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gift at 32 px", "lpqld at 64 px", "recovery at 32 px"])
 def test_benchmark_compares_with_what_one_would_have(name):
-    found = benchmark.measure_without(name, True, "cpu", None, 0.01)
+    found = benchmark.measure_without(name, True, "cpu", 0.01)
     assert found["times"] == pytest.approx(found["images_per_second"] / found["without_images_per_second"])
     assert (found["loader_alone_images_per_second"] is None) == name.startswith("recovery")
 
@@ -640,8 +666,8 @@ def test_storage_at_the_papers_settings(in_process):
         assert found[setting] == pytest.approx(expected, abs=0.006)
         assert [round(size, 3) for size in found[setting][1:]] == list(expected[1:])
     lines = [" ".join(line.split()) for line in shown.splitlines()]
-    assert "ImageNet-1K, IPC 10, p 0.9, MR-50 5.59 ( 5.67) 0.07 81x 0.056 100x 0.045 123x" in lines
-    assert "ImageNet-21K, IPC 20, p 0.975, MR-400 1220.43 (1286.00) 2.70 476x 2.336 523x 2.190 557x" in lines
+    assert "ImageNet-1K 10 0.9 50 5.59 (5.67) 0.07, 81× 0.056, 100× 0.045, 123×" in lines
+    assert "ImageNet-21K 20 0.975 400 1220.43 (1286) 2.70, 476× 2.336, 523× 2.190, 557×" in lines
 
 
 def test_every_way_to_store_labels_by_hand():
