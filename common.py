@@ -30,6 +30,7 @@ import socket
 import statistics
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -606,7 +607,7 @@ def has_images(folder: Path) -> bool:
 def read_class_folders(folder: Path) -> tuple[list, list, list]:
     """(class names, file paths, labels) of a folder of class folders, or of Tiny-ImageNet's val/ with annotations."""
     annotations = folder / "val_annotations.txt"
-    if annotations.exists():
+    if annotations.exists() and (folder / "images").exists():  # else the images were sorted into class folders
         with reading("annotations", annotations):
             rows = [line.split("\t") for line in annotations.read_text().splitlines() if line.strip()]
         if min(map(len, rows), default=0) < 2:
@@ -616,15 +617,13 @@ def read_class_folders(folder: Path) -> tuple[list, list, list]:
         return classes, paths, [classes.index(row[1]) for row in rows]
     with refused(f"{folder} cannot be read as class folders with images"):
         found = ClassFolders(folder)
-    paths = [path for path, _ in found.samples]
-    check_links({os.path.dirname(path) for path in paths})
-    return found.classes, paths, found.targets
+    return found.classes, [path for path, _ in found.samples], found.targets
 
 
-def check_links(folders):
-    """UserError if two of these are the same folder, by a link: its images would count twice."""
+def check_links(paths):
+    """UserError if two folders of these files are the same, by a link: its images would count twice."""
     reached = {}
-    for place in sorted(folders):
+    for place in sorted({os.path.dirname(path) for path in paths}):
         other = reached.setdefault(os.path.realpath(place), place)
         if other != place:
             raise UserError(f"{place} and {other} are the same folder: a link leads back, its images would count twice")
@@ -639,7 +638,7 @@ def read_folders(root: Path) -> tuple[list, tuple, tuple]:
         odd = sorted(set(classes) ^ set(test_classes))[0]
         counts = (len(classes), len(test_classes))
         raise UserError(f"{root}: train/ and {held_out.name}/ have {counts} classes; {odd} is in one only")
-    check_links(os.path.dirname(path) for path in (paths[0], test_paths[0]))
+    check_links(paths + test_paths)
     return classes, (paths, labels), (test_paths, test_labels)
 
 
@@ -860,7 +859,13 @@ def torchvision_teacher(arch, data) -> tuple[nn.Module, float, str]:
     """ImageNet-1K: torchvision's first weights of that name, as SRe2L, RDED and GIFT use, and their stated accuracy."""
     with refused(f"torchvision has no ImageNet-1K weights for {arch}: --teacher FILE", KeyError, ValueError):
         weights = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"]
-    with refused(f"torchvision's ImageNet-1K weights for {arch} cannot be had: --teacher FILE", OSError, RuntimeError):
+    if data.num_classes != 1000:
+        raise UserError(
+            f"torchvision's weights are for 1000 classes, {data.name} has {data.num_classes} here: --teacher FILE"
+        )
+    with refused(
+        f"torchvision's ImageNet-1K weights for {arch} cannot be had: delete a damaged file, or --teacher FILE"
+    ):
         model = torchvision.models.get_model(arch, weights=weights).to(memory_format=torch.channels_last)
     with refused(f"{arch} does not take images of {data.image_size} px"):
         try_side(model, data.image_size)
@@ -1309,12 +1314,12 @@ def cached(path: Path, make: Callable) -> dict:
     return load(path)
 
 
-def is_made(path: Path) -> bool:
-    """Whether this file of a stage exists. Then delete its pieces (groups-0-9.pt) that a killed run left beside it."""
+def is_made(path: Path, *pieces: str) -> bool:
+    """Whether this file of a stage exists. Then delete the pieces <name>-0-9.pt that a killed run left beside it."""
     made = from_first(path.exists)
     if made and rank == 0:
         for file in path.parent.glob("*.pt"):
-            if re.fullmatch(r"[a-z]+-\d+-\d+(\.progress)?\.pt", file.name):
+            if re.fullmatch(rf"({'|'.join(pieces)})-\d+-\d+(\.progress)?\.pt", file.name):
                 file.unlink(missing_ok=True)
     return made
 
@@ -1354,6 +1359,8 @@ def load(path: Path) -> dict:
     except Exception as error:  # damaged bytes make the readers fail in many ways
         if not os.path.lexists(path):  # perhaps another run has deleted it just now
             raise FileNotFoundError(f"{path} is missing") from None
+        if not os.access(path, os.R_OK):
+            raise UserError(f"{path} may not be read") from None
         raise UserError(f"{path} is damaged: delete it, and it is made again ({one_line(error)})") from None
     if place != place_of(path):
         raise UserError(f"{path} belongs to another stage, {place}: delete it, and it is made again")
@@ -1436,7 +1443,8 @@ class UserError(ValueError):
 
 
 def one_line(error) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 400 else f"{words[:200]} ... {words[-200:]}"
 
 
 @contextmanager
@@ -1478,7 +1486,9 @@ def load_tensors(path, what):
                     raise ValueError("checksum")
                 if any(part.file_size and part.external_attr & 16 for part in file.infolist()):
                     raise ValueError("folder flag")  # torch would take the part for a folder, and read nothing
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch's, about files of others: what is wrong is said below
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make the reader fail in many ways
         raise UserError(
             f"{what}: {path} is not a whole torch file of plain tensors ({type(error).__name__}): truncated, damaged, "
@@ -1504,6 +1514,7 @@ def run_script(main):
                 muted.enter_context(redirect_stdout(nothing))
                 muted.enter_context(redirect_stderr(nothing))
             main()
+            sys.stdout.flush()  # here an error is caught
     except BrokenPipeError:  # `| head` has read enough
         sys.exit(1)
     except (UserError, OSError, RuntimeError, MemoryError) as error:
@@ -1520,6 +1531,10 @@ def run_script(main):
             print("stopped. Type the same command again: it goes on from the last save", file=sys.stderr)
         sys.exit(130)
     finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # nobody takes the rest: else Python would complain when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()  # its threads must not outlive the interpreter
 

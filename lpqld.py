@@ -588,19 +588,36 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
     with common.refused(f"label pool {path} has been altered"):  # tensors of odd kinds have no checksum
         if kept.get("digest") != common.digest(content):
             raise UserError(f"label pool {path} has been altered: its content does not match its checksum")
-    labels = LabelSettings(**{name: settings[name] for name in LabelSettings.__dataclass_fields__})
-    teacher_digest = teacher.info["digest"] if teacher else settings["teacher (hash)"]
-    ours = pool_settings(labels, data, distilled, teacher_digest, settings["seed"])
-    for name, value in ours.items():
-        if settings[name] != value:
-            raise UserError(f"label pool {path} does not fit: {name} is {settings[name]} in the pool, {value} here")
-    values = kept["values"].to(data.device)
-    classes = None
-    if labels.top_k < data.num_classes:
-        classes = unpack_classes(kept["classes"], values.shape, data.num_classes).to(data.device)
+    with common.refused(f"label pool {path} does not hold what its settings say"):
+        labels = LabelSettings(**{name: settings[name] for name in LabelSettings.__dataclass_fields__})
+        teacher_digest = teacher.info["digest"] if teacher else settings["teacher (hash)"]
+        ours = pool_settings(labels, data, distilled, teacher_digest, settings["seed"])
+        for name, value in ours.items():
+            if settings[name] != value:
+                raise UserError(f"label pool {path} does not fit: {name} is {settings[name]} in the pool, {value} here")
+        check_labels(labels, len(distilled.images), data)
+        values = kept["values"].to(data.device)
+        classes = None
+        if labels.top_k < data.num_classes:
+            classes = unpack_classes(kept["classes"], values.shape, data.num_classes).to(data.device)
+        check_content(labels, settings["seed"], values, classes, len(distilled.images), data.num_classes)
     views = pool_views(len(values), labels, distilled, data.colours, settings["seed"])
     info = {"file": str(path), "bytes": path.stat().st_size, "digest": kept["digest"], "settings": settings}
     return LabelPool(labels, views, values, classes, data.num_classes, info)
+
+
+def check_content(labels: LabelSettings, seed, values: Tensor, classes: Tensor | None, count: int, num_classes: int):
+    """ValueError if values [n, B, k] or classes [n, B, k] are not what these settings give for `count` images."""
+    numbers = (labels.epochs, labels.batch_size, labels.top_k, seed)
+    if not all(type(number) is int for number in numbers) or min(numbers[:3]) < 1 or not 0 <= seed < 2**32:
+        raise ValueError("a number in its settings")
+    if not 0 <= labels.prune < 1 or labels.mix not in MIXES or not isinstance(labels.flip, bool):
+        raise ValueError("p, mix or flip in its settings")
+    in_pool = pool_size(count, labels.batch_size, labels.epochs, labels.prune)
+    if values.shape != (in_pool, labels.batch_size, labels.top_k) or values.dtype != torch.float16:
+        raise ValueError("the shape of its logits")
+    if not values.isfinite().all() or (classes is not None and classes.max() >= num_classes):
+        raise ValueError("a logit or a class")
 
 
 def label_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: LabelSettings, seed: int) -> LabelPool:
@@ -608,7 +625,7 @@ def label_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: La
     settings = pool_settings(labels, data, distilled, teacher.info["digest"], seed)
     folder = common.stage_folder(data, f"labels-{distilled.name}-p{labels.prune:g}-k{labels.top_k}", settings)
     path = folder / "labels.pt"
-    if not common.is_made(path):
+    if not common.is_made(path, "labels"):
         make_pool(data, teacher, distilled, labels, seed, path)
     pool = load_pool(path, data, distilled, teacher)
     if pool.info["settings"] != settings:
@@ -632,7 +649,9 @@ def pack_classes(classes: Tensor, num_classes: int) -> Tensor:
 
 
 def unpack_classes(planes: Tensor, shape, num_classes: int) -> Tensor:
-    """The inverse of pack_classes: class indices of this shape."""
+    """The inverse of pack_classes: class indices of this shape. ValueError if the planes have another size."""
+    if planes.shape != (class_bits(num_classes), -(-math.prod(shape) // 8)):
+        raise ValueError("the size of its classes")
     classes = torch.zeros(math.prod(shape), dtype=index_type(num_classes))
     for bit, plane in enumerate(planes.numpy()):
         classes += torch.from_numpy(np.unpackbits(plane, count=len(classes))).to(classes.dtype) << bit

@@ -564,7 +564,7 @@ def load_distilled(path: Path, data: Dataset, ipc=None) -> Distilled:
             "set.json and settings.json, to take the images as they are)"
         )
     ipc_found = torch.bincount(split.labels).max().item()
-    name = f"{settings['method']}-ipc{settings['ipc']}" if settings else os.path.basename(os.path.realpath(path))
+    name = f"{settings['method']}-ipc{settings['ipc']}" if settings else os.path.basename(os.path.realpath(path))[:60]
     info = {"name": name, "folder": str(path), "ipc": ipc_found, "count": len(images), "settings": settings}
     return Distilled(images, split.labels, info | {"digest": digest})
 
@@ -574,14 +574,15 @@ def read_about(path: Path, data: Dataset) -> dict:
     file = path / "set.json"
     begun = path / "settings.json"
     if file.exists():
-        with common.refused(
-            f"{file} is damaged, or not of this code: delete it; then the folder is made again, or read as it is"
-        ):
+        words = f"delete it and {begun.name}; then the folder is made again, or read as it is"
+        with common.refused(f"{file} is damaged, or not of this code: {words}"):
             about = json.loads(file.read_text())
             names = list(about["class_names"])
             settings = about["settings"]
             made_from = {key: settings["data"][key] for key in ("dataset", "fingerprint")}
-            settings["method"], settings["ipc"]  # load_distilled needs them
+            counts = settings["ipc"], settings.get("factor", 1)
+            if settings["method"] not in METHODS or not all(type(count) is int and count > 0 for count in counts):
+                raise ValueError("its method, IPC or factor")
         if names != data.class_names:
             where = f"it has {len(names)} classes, {data.name} has {data.num_classes}"
             for label, (theirs, ours) in enumerate(zip(names, data.class_names, strict=False)):
@@ -594,7 +595,7 @@ def read_about(path: Path, data: Dataset) -> dict:
         return about
     if begun.is_file():
         content = None
-        with suppress(ValueError):  # somebody else's
+        with suppress(ValueError, RecursionError):  # somebody else's
             content = json.loads(begun.read_text())
         if isinstance(content, dict) and content.get("stage") == "images":
             raise UserError(f"--images {path} is unfinished: the command that makes it was stopped; run it again")
@@ -642,6 +643,8 @@ def read_data_pt(file: Path, device) -> tuple[Split, str | None]:
         named = kept.get("dataset")
         if images.dim() != 4 or images.is_meta or not 0 < len(labels) == len(images) <= labels.numel():
             raise UserError(wrong)
+        if images.dtype == torch.uint8 and ("mean" in kept or "std" in kept):
+            raise UserError(f"--images {file}: 'mean' and 'std' are for floats, its 'data' are bytes")
         if images.dtype != torch.uint8:
             images = pixels_of(file, images, kept.get("mean"), kept.get("std"))
         if labels.numel() > len(labels):
@@ -665,8 +668,11 @@ def pixels_of(file: Path, images: Tensor, mean, std) -> Tensor:
     if (mean is None) != (std is None):
         raise UserError(f"--images {file}: of 'mean' and 'std' it holds only one")
     if mean is not None:
-        mean = torch.as_tensor(mean, dtype=torch.float32).view(1, 3, 1, 1)
-        images = images * torch.as_tensor(std, dtype=torch.float32).view(1, 3, 1, 1) + mean
+        with common.refused(f"--images {file}: 'mean' and 'std' are not three numbers each, above 0 those of 'std'"):
+            mean, std = (torch.as_tensor(each, dtype=torch.float32).view(1, 3, 1, 1) for each in (mean, std))
+            images = images * std + mean
+            if std.min() <= 0 or not images.isfinite().all():
+                raise ValueError("the pixels are not finite")
     elif images.min() < -0.5 or images.max() > 1.5:
         raise UserError(f"--images {file}: pixel values are far outside [0, 1]; if they are normalised, the file must "
                         "hold 'mean' and 'std'")  # fmt: skip
@@ -707,6 +713,7 @@ def read_distilled_folder(path: Path, data: Dataset) -> Split:
     """The images of class folders, class by class, 2.png before 10.png."""
     with common.refused(f"--images {path} holds no images in class folders"):
         samples = NumberedFolders(path, data.class_names).samples
+    common.check_links(file for file, _ in samples)
     samples.sort(key=lambda sample: (sample[1], natural_order(sample[0])))
     files, labels = zip(*samples, strict=True)
     ours = {"set.json", "settings.json", "grid.png"}  # and .pt: pieces of another run
@@ -750,7 +757,7 @@ def check_request(method: str, data: Dataset, ipc: int, factor: int, teacher_arc
     most = candidates // factor**2
     if method == "rded" and ipc > most:
         takes = f"RDED chooses from {candidates} training images of a class, and takes {factor**2} for each image"
-        raise UserError(f"--ipc {ipc}: {takes}: at most --ipc {most}, or take random images")
+        raise UserError(f"--ipc {ipc}: {takes}: at most --ipc {most}, or take random images" if most else takes)
     if method in RECOVERED and not batchnorms(common.build_model(teacher_arch, data.num_classes, data.image_size)):
         raise UserError(f"{method} needs a teacher with BatchNorm layers, {teacher_arch} has none")
 
@@ -817,7 +824,7 @@ def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0
         about = {"settings": settings, "class_names": data.class_names, "images": digest_of(split, split.labels)}
         return {**about, "made_with": common.made_with(data.device)}
 
-    reused = common.is_made(whole)
+    reused = common.is_made(whole, "classes", "groups")
     if not reused:
         pieces = pieces_of(method, data, teacher, ipc, factor, seed)
         jobs = {folder / f"{name}.pt": partial(make_piece, make) for name, (_, make) in pieces.items()}

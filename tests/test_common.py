@@ -579,6 +579,8 @@ def test_a_teacher_is_trained_once(small_teacher, fashion, capsys):
 def test_the_teacher_of_imagenet_1k_is_not_trained(fashion):
     with pytest.raises(UserError, match="--teacher-epochs: ImageNet-1K's teacher is torchvision's"):
         common.load_teacher(fashion._replace(name="imagenet-1k"), "resnet18", epochs=3)
+    with pytest.raises(UserError, match="weights are for 1000 classes, imagenet-1k has 10 here"):
+        common.load_teacher(fashion._replace(name="imagenet-1k"), "resnet18")
 
 
 @pytest.mark.slow

@@ -142,6 +142,12 @@ def bad_sets(root):
         (root / name / "settings.json").write_text(json.dumps({"stage": stage}))
     write_numbered(root / "damaged-set", ipc=1)
     (root / "damaged-set" / "set.json").write_text("{")
+    write_numbered(root / "escaping", ipc=1)
+    data = {"dataset": "fashion", "fingerprint": None}
+    about = {"class_names": common.FASHION, "settings": {"method": "x/../../up", "ipc": 1, "data": data}}
+    (root / "escaping" / "set.json").write_text(json.dumps(about))
+    write_numbered(root / "linked", ipc=1)
+    (root / "linked" / "00003" / "again").symlink_to("../00004")
     write_numbered(root / "set-of-others", ipc=1)
     others = {"class_names": common.FASHION, "settings": {"data": {"dataset": "fashion"}}}
     (root / "set-of-others" / "set.json").write_text(json.dumps(others))
@@ -180,6 +186,15 @@ def bad_data_files(root):
     for name, (data, label) in files.items():
         torch.save({"data": data, "label": label}, root / f"data-{name}.pt")
     torch.save({"data": images, "label": labels, "mean": [0.5] * 3}, root / "data-mean.pt")
+    for name, mean, std in (
+        ("std", [0.5] * 3, [0.0] * 3),
+        ("short", [0.5] * 2, [0.2] * 3),
+        ("words", ["a"] * 3, [1] * 3),
+    ):
+        content = {"data": images, "label": labels, "mean": mean, "std": std}
+        torch.save(content, root / f"data-mean-{name}.pt")
+    content = {"data": (images * 255).byte(), "label": labels, "mean": [0.5] * 3, "std": [0.2] * 3}
+    torch.save(content, root / "data-mean-bytes.pt")
     torch.save({"data": images}, root / "data-alone.pt")
     torch.save([images, labels], root / "data-list.pt")
     torch.save({"data": images, "label": labels, "dataset": "CIFAR10"}, root / "data-cifar.pt")
@@ -229,6 +244,9 @@ def bad_data_sets(root):
             sizes = b"".join(size.to_bytes(4, "big") for size in shape)
             head = bytes([0, 0, 8, len(shape)]) + sizes
             (raw / f"{split}-{kind}-ubyte").write_bytes(head + bytes(np.prod(shape)))
+    shared = image_folder(root / "shared", splits=("train", "test"))
+    shutil.rmtree(shared / "test" / "dog")
+    (shared / "test" / "dog").symlink_to("../train/dog")
     image_folder(root / "circle")
     (root / "circle" / "train" / "dog" / "again").symlink_to(root / "circle" / "train" / "dog")
 
@@ -254,6 +272,26 @@ def bad_pools(root, fashion, teacher):
     shutil.copy(root / "labels.pt", root / "ce")
     torch.save({"settings": {"format": "lpqld label pool 1"}}, root / "labels-older.pt")
     torch.save({"settings": {"format": None}}, root / "labels-odd.pt")
+    kept["values"][0, 0] -= 1
+    odd = {  # changes to the settings, and to the rest
+        "words": ({"top_k": "3"}, {}),
+        "none": ({"batch_size": None}, {}),
+        "epochs": ({"epochs": 20}, {}),
+        "seed": ({"seed": -1}, {}),
+        "mix": ({"mix": "mixup"}, {}),
+        "nan": ({}, {"values": kept["values"] * float("nan")}),
+        "flat": ({}, {"values": kept["values"].flatten()}),
+        "planes": ({}, {"classes": kept["classes"] | 255}),
+        "few": ({}, {"classes": kept["classes"][:, :-1]}),
+    }
+    for name, (settings, more) in odd.items():
+        content = {
+            "settings": kept["settings"] | settings,
+            "values": kept["values"],
+            "classes": kept["classes"],
+            **more,
+        }
+        torch.save({**content, "digest": common.digest(content)}, root / f"labels-odd-{name}.pt")
     shutil.copytree(images, root / "pixel")
     for name in ("set.json", "settings.json"):
         (root / "pixel" / name).unlink()
@@ -303,11 +341,11 @@ def of_another_stage(file):
     shutil.move(file.parent.parent / "elsewhere" / file.name, file)
 
 
-def of_another_p(file):
-    """Labels of another p, whole in themselves."""
+def of_another_seed(file):
+    """Labels of another seed, whole in themselves."""
     kept = common.load(file)
     content = {name: kept[name] for name in kept if name != "digest"}
-    content["settings"]["prune"] = 0.5
+    content["settings"]["seed"] = 1
     common.save(file, {**content, "digest": common.digest(content)})
 
 
@@ -470,6 +508,7 @@ REFUSED = {
     "one class": ("gift --dataset {b}/single", "two"),
     "a class without images": ("gift --dataset {b}/hollow-pets", "dog"),
     "a link that leads back": ("gift --dataset {b}/circle", "again"),
+    "test images of one class by a link to train": ("gift --dataset {b}/shared", "same folder"),
     "test images by a link to train": ("gift --dataset {b}/same-False", "same folder"),
     "test images copied from train": ("gift --dataset {b}/same-True", "images are the same"),
     "an image ten million pixels wide": ("gift --dataset {b}/wide --image-size 32", "test/dog/3.png"),
@@ -503,6 +542,8 @@ REFUSED = {
     "images: of another data set, say the settings": ("evaluate --images {b}/of-cifar10", "cifar10"),
     "images: of other classes": ("gift --images {b}/other-order", "class 0 was 'Ankle boot', here 'T-shirt/top'"),
     "images: a damaged set.json": ("gift --images {b}/damaged-set", "set.json is damaged"),
+    "images: a set.json that leads out of --out": ("gift --images {b}/escaping", "its method, IPC or factor"),
+    "images: a link to another class": ("gift --images {b}/linked", "same folder"),
     "images: a set.json of others": ("gift --images {b}/set-of-others", "or not of this code"),
     "images: a student's folder": ("gift --images {b}/student", "no images"),
     "images: unfinished": ("gift --images {b}/unfinished", "unfinished"),
@@ -524,6 +565,11 @@ REFUSED = {
     "data.pt: labels beyond memory": ("gift --images {b}/data-huge.pt", "9000000000000"),
     "data.pt: soft labels that are not numbers": ("gift --images {b}/data-nan-labels.pt", "data-nan-labels.pt"),
     "data.pt: soft labels without a largest class": ("gift --images {b}/data-no-class.pt", "all equal"),
+    **{
+        f"data.pt: mean and std, {name}": (f"gift --images {{b}}/data-mean-{name}.pt", "not three numbers each")
+        for name in ("std", "short", "words")
+    },
+    "data.pt: mean and std of bytes": ("gift --images {b}/data-mean-bytes.pt", "are for floats"),
     "data.pt: a mean without std": ("gift --images {b}/data-mean.pt", "only one"),
     "data.pt: of none": ("gift --images {b}/data-none.pt", "data-none.pt"),
     "data.pt: another side": ("evaluate --images {b}/data-large.pt", "64"),
@@ -577,6 +623,12 @@ REFUSED = {
     "labels altered": ("lpqld --images {b}/images --labels {b}/labels-altered.pt", "altered"),
     "labels: sparse tensors": ("lpqld --images {b}/images --labels {b}/labels-sparse.pt", "altered"),
     "labels of an older format": ("lpqld --images {b}/images --labels {b}/labels-older.pt", "label pool 1"),
+    **{
+        f"labels with odd {name}": (
+            f"lpqld --images {{b}}/images --labels {{b}}/labels-odd-{name}.pt", "does not hold what its settings say"
+        )
+        for name in ("words", "none", "epochs", "seed", "mix", "nan", "flat", "planes", "few")
+    },
     "labels of no format": ("lpqld --images {b}/images --labels {b}/labels-odd.pt", "something else"),
     "labels: a teacher": ("lpqld --images {b}/images --labels {t}", "something else"),
     "labels: a teacher, evaluate": ("evaluate --images {b}/good --labels {t}", "something else"),
@@ -637,7 +689,7 @@ REFUSED = {
     ),
     "under out: labels with a flipped bit": (RUN_LPQLD, "labels.pt", flip_a_bit, "labels-*/labels.pt"),
     "under out: labels cut short": (RUN_LPQLD, "labels.pt", truncated, "labels-*/labels.pt"),
-    "under out: labels of another p": (RUN_LPQLD, "other settings", of_another_p, "labels-*/labels.pt"),
+    "under out: labels of another seed": (RUN_LPQLD, "other settings", of_another_seed, "labels-*/labels.pt"),
     "under out: a piece of labels": (RUN_LPQLD, "labels-0-1.pt is damaged", left("labels-0-1.pt"), "labels-*"),
     "under out: a picture missing": (RUN_GIFT, "not as it was made", Path.unlink, "random-*/00003/00000.png"),
     "under out: a picture too many": (RUN_LPQLD, "not as it was made", one_more, "random-*"),

@@ -1,5 +1,6 @@
 """Killed and taken up again: a run ends where an uninterrupted one ends, to the last digit; and what a stop says."""
 
+import os
 import re
 import signal
 import subprocess
@@ -249,6 +250,17 @@ def test_a_fault_of_ours_keeps_its_traceback(in_process, monkeypatch):
     monkeypatch.setattr(gift, "read_options", fail)
     with pytest.raises(RuntimeError, match="mat1"):
         in_process(gift)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_is_one_line():
+    root = Path(common.__file__).parent
+    words = [sys.executable, "-m", "experiments.storage"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, cwd=root, env=environment)
+    assert done.returncode == 2 and done.stderr == "error: [Errno 28] No space left on device\n"
 
 
 def test_a_reader_that_has_enough_is_no_fault(in_process, monkeypatch):
