@@ -207,6 +207,16 @@ def test_tiny_imagenet_is_read_as_published(tmp_path):
     assert data.train.images[2].max() == 0  # n02 was written black
 
 
+def test_tiny_imagenet_may_be_sorted_into_class_folders(tmp_path):
+    """Many scripts do so, and leave the annotations there."""
+    val = tiny_imagenet(tmp_path / "tiny-imagenet-200") / "val"
+    for i, wnid in enumerate(["n03", "n01", "n02", "n01"]):
+        (val / wnid).mkdir(exist_ok=True)
+        (val / "images" / f"val_{i}.JPEG").rename(val / wnid / f"val_{i}.JPEG")
+    (val / "images").rmdir()
+    assert load("tinyimagenet", data_root=tmp_path).test.labels.tolist() == [0, 0, 1, 2]
+
+
 @pytest.mark.parametrize(
     "text, words",
     [

@@ -210,8 +210,10 @@ def bad_data_sets(root):
     """Data sets as class folders, of two classes."""
     image_folder(root / "pets")
     image_folder(root / "annotated", splits=("train", "val"))
+    (root / "annotated" / "val" / "images").mkdir()
     (root / "annotated" / "val" / "val_annotations.txt").write_text("no tabs here\n")
     image_folder(root / "fifo-annotated", splits=("train", "val"))
+    (root / "fifo-annotated" / "val" / "images").mkdir()
     os.mkfifo(root / "fifo-annotated" / "val" / "val_annotations.txt")
     truncated(image_folder(root / "rotten") / "train" / "dog" / "3.png")
     truncated(image_folder(root / "rotten-test") / "test" / "dog" / "3.png")
