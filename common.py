@@ -1470,10 +1470,9 @@ def reading(what, path):
 
 def load_tensors(path, what):
     """Read a torch file of plain tensors and numbers, to the CPU. No code in the file is run (weights_only)."""
-    # Many published teachers store the options of their training script beside the weights.
-    paths = [
-        (pathlib.PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")
-    ]  # the second: Python 3.13
+    # Many published teachers store the options of their training script beside the weights. Python 3.13 saves paths
+    # under pathlib._local.
+    paths = [(pathlib.PosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")]
     torch.serialization.add_safe_globals([argparse.Namespace, *paths])
     if not Path(path).is_file():
         raise UserError(f"{what}: there is no file {path}")

@@ -753,10 +753,8 @@ def read_options(argv):
     add("--ablation", action="store_true", help="a table: full labels; P; P + Q; ... one after the other")
     common.add_common_options(parser)
     args = parser.parse_args(argv)
-    of_labels = {
-        name: getattr(args, name) for name in ("prune", "top_k", "batch_size", "mix", "ablation", "teacher_epochs")
-    }
-    for name, value in of_labels.items():
+    for name in ("prune", "top_k", "batch_size", "mix", "ablation", "teacher_epochs"):
+        value = getattr(args, name)
         if args.labels and value is not None and value is not False:
             raise UserError(f"--{name.replace('_', '-')} is about making labels: not with --labels {args.labels}")
     if args.labels and args.images in synthesize.METHODS:

@@ -631,8 +631,9 @@ def known_name(dataset) -> str | None:
 def read_data_pt(file: Path, device) -> tuple[Split, str | None]:
     """GIFT's format: {"data": floats [N, 3, S, S] in [0, 1], "label": classes [N] or [N, 1], or soft [N, C] (DATM)}.
 
-    "data" may be bytes. Floats from -0.5 to 1.5 are taken as they are; other floats need "mean" and "std", with which
-    they are normalised. "dataset" may name the data set. Returns (images and labels, name or None).
+    "data" may be bytes, too. If the file holds "mean" and "std", the floats are normalised by them. Else floats from
+    -0.5 to 1.5 are taken as they are, and others are refused. "dataset" may name the data set.
+    Returns (images and labels, name or None).
     """
     kept = common.load_tensors(file, "--images")
     kept = kept if isinstance(kept, dict) else {}
