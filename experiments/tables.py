@@ -151,7 +151,7 @@ def made_by(only: str) -> str:
 
 KINDS = {"random": "random", "rded": "RDED", "lpld": "LPLD (class-wise)", "sre2l": "SRe²L"}
 LOSSES = ("gift", "cosine", "kl", "softce", "mse", "softce_ce", "mse_ce", "ce")
-OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd0.1": "SGD 0.1", "sgd0.01": "SGD 0.01"}
+OPTIMIZERS = {"adamw": "AdamW", "sgd0.1": "SGD 0.1", "sgd0.01": "SGD 0.01"}
 TINY = "Tiny-ImageNet at 32 px"
 SET_LINES = {"cifar10-sets-ipc1": "CIFAR-10", "cifar10-sets-ipc10": "CIFAR-10", "cifar100-sets-ipc1": "CIFAR-100"}
 SET_LOSSES = ("ce", "softce", "kl", "mse", "gift")
@@ -163,7 +163,7 @@ def cross_optimizer() -> str:
     series += [("CIFAR-10 as JPEGs", "RDED", loss, f"cross-cifar10-{loss}") for loss in ("gift", "kl")]
     rows = []
     for data, images, loss, line in series:
-        adamw, *sgd = (score(f"{line}-{name}") for name in ("adamw", "sgd0.1", "sgd0.01"))
+        adamw, *sgd = (score(f"{line}-{name}") for name in OPTIMIZERS)
         falls = ", ".join(difference(each, adamw) for each in sgd)
         rows.append([data, images, loss, *cells(*(f"{line}-{name}" for name in OPTIMIZERS)), falls])
     head = ["data", "images", "loss", *OPTIMIZERS.values(), "SGD − AdamW: 0.1, 0.01"]
@@ -179,11 +179,8 @@ def kl_rates() -> str:
 def gift_and_kl() -> str:
     """GIFT beside KL, both under AdamW, at IPC 10."""
     series = [
-        ("fashion", "RDED", "cross-gift-adamw", "cross-kl-adamw"),
-        ("fashion", "random", "cross-random-gift-adamw", "cross-random-kl-adamw"),
         (f"{TINY}, 300 epochs", "RDED", "tiny32-motivation-gift", "tiny32-motivation-kl"),
         (f"{TINY}, 300 epochs", "random", "tiny32-motivation-random-gift", "tiny32-motivation-random-kl"),
-        ("CIFAR-10 as JPEGs, teacher of 6 epochs", "RDED", "cross-cifar10-gift-adamw", "cross-cifar10-kl-adamw"),
         ("CIFAR-10 as JPEGs, teacher of 20 epochs", "RDED", "cpu-cifar10-gift-gift-adamw", "cpu-cifar10-gift-kl-adamw"),
     ]
     found = [(*about, line, score(line), score(other)) for *about, line, other in series]
@@ -333,32 +330,17 @@ def five_sets() -> str:
     return grid(["images", *(f"seed {n}" for n in range(5)), "over the sets"], rows, made(command, *used))
 
 
-def over_bytes(lines: dict[str, dict[str, str]], kinds, only: str) -> str:
-    """Accuracy over bytes: {labels: {kind of images: line}}, the most bytes first."""
-    rows = []
-    for labels, by_kind in lines.items():
-        found = result(next(iter(by_kind.values())))
-        scores = [cell(score(by_kind[kind])) if kind in by_kind else "" for kind in kinds]
-        rows.append((-found["label_bytes"], [labels, f"{found['label_bytes']:,}", *scores]))
-    rows = [row for _, row in sorted(rows, key=lambda row: row[0])]
-    return grid(["labels", "bytes", *(KINDS[kind] for kind in kinds)], rows, made_by(only))
-
-
-def pools(group: str, kinds, pairs) -> dict:
-    return {f"p {p}, k {k}": {kind: f"{group}-{kind}-p{p}-k{k}" for kind in kinds} for p, k in pairs}
-
-
 def bytes_200() -> str:
+    """Accuracy over bytes with 200 classes, the most bytes first."""
     pairs = ((0, 200), (0.9, 200), (0.9, 50), (0.9, 20), (0.9, 10), (0.9, 5), (0.95, 10), (0.9, 2), (0.98, 10))
-    one = {f"one label per image, k {k}": {"random": f"tiny32-fixed-k{k}"} for k in (200, 50, 10, 5, 2, 1)}
-    lines = pools("tiny32-budget", KINDS, pairs) | one
-    return over_bytes(lines, KINDS, "tiny32-teacher 'tiny32-budget-*' 'tiny32-fixed-*'")
-
-
-def bytes_fashion() -> str:
-    kinds = ("random", "lpld", "sre2l")
-    pairs = ((0, 10), (0.9, 10), (0.9, 3), (0.95, 3), (0.95, 2), (0.98, 2))
-    return over_bytes(pools("fashion-budget", kinds, pairs), kinds, "'fashion-budget-*'")
+    lines = [(f"p {p}, k {k}", [f"tiny32-budget-{kind}-p{p}-k{k}" for kind in KINDS]) for p, k in pairs]
+    lines += [(f"one label per image, k {k}", [f"tiny32-fixed-k{k}"]) for k in (200, 50, 10, 5, 2, 1)]
+    rows = []
+    for labels, names in sorted(lines, key=lambda each: -result(each[1][0])["label_bytes"]):
+        empty = [""] * (len(KINDS) - len(names))
+        rows.append([labels, f"{result(names[0])['label_bytes']:,}", *cells(*names), *empty])
+    only = "tiny32-teacher 'tiny32-budget-*' 'tiny32-fixed-*'"
+    return grid(["labels", "bytes", *KINDS.values()], rows, made_by(only))
 
 
 def bytes_cifar100() -> str:
@@ -385,7 +367,6 @@ def storage_ways() -> str:
 # One label for each plain image
 
 IPCS = (1, 10, 50)
-CIFAR_TEACHERS = (1, 2, 3, 6)  # epochs
 
 
 def accuracy_of(line: str) -> str:
@@ -412,44 +393,17 @@ def one_label_logits() -> str:
     return grid(head, rows, made_by("'fixed-random-*' 'fixed-views-*'"))
 
 
-def one_label_cifar10() -> str:
-    rows = [
-        ["its top-1", *(accuracy_of(f"fixed-cifar10-random-teacher{epochs}-ipc1") for epochs in CIFAR_TEACHERS), ""]
-    ]
-    for ipc in IPCS:
-        for images in ("random", "rded"):
-            lines = [f"fixed-cifar10-{images}-teacher{epochs}-ipc{ipc}" for epochs in CIFAR_TEACHERS]
-            rows.append([f"IPC {ipc}, {KINDS[images]}", *cells(*lines), kept(lines[0])["published"] or ""])
-    only = "'cim-rded-whole-ipc1*' cim-rded-epochs300-ipc50 'fixed-cifar10-*'"
-    return grid(["epochs of the teacher", *CIFAR_TEACHERS, "published"], rows, made_by(only))
-
-
-def best_teacher(ipc: int) -> str:
-    """The line whose students are best on the test set, as in the paper."""
-    lines = [f"fixed-cifar10-random-teacher{epochs}-ipc{ipc}" for epochs in CIFAR_TEACHERS]
-    return max(lines, key=lambda line: score(line)["mean"])
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Beside the papers
 
-RDED_ROW = {"images": "rded"}  # of the tables of evaluate.py
 CIFAR_RDED, TINY_RDED = "cpu-cifar10-rded-conv3-ipc10", "cpu-tiny-rded-conv4-ipc10"
 
 
 def published_cells() -> str:
+    """Tiny-ImageNet's cells: at 64 px and a tenth of the epochs, or at 32 px."""
     series = [
-        ("CIFAR-10 as JPEGs, ConvNet-3: teacher, 6 epochs", "cim-teacher", {}),
-        ("teacher, 20 epochs", "cpu-cifar10-teacher-conv3", {}),
-        ("RDED's protocol, IPC 10, RDED", CIFAR_RDED, RDED_ROW),
-    ]
-    for images, ipc in (("rded", 1), ("rded", 10), ("sre2l", 1), ("sre2l", 10)):
-        what = f"GIFT's protocol with MSE (CIM), IPC {ipc}, {KINDS[images]}"
-        series.append((what, f"cim-{images}-whole-ipc{ipc}", {}))
-    series += [(f"one label per image, IPC {ipc}, best of four teachers", best_teacher(ipc), {}) for ipc in IPCS]
-    series += [
-        ("Tiny-ImageNet, ConvNet-4: teacher, 6 of 60 epochs", "cpu-tiny-teacher-conv4", {}),
-        ("RDED's protocol, 30 of 300 epochs, IPC 10, RDED", TINY_RDED, RDED_ROW),
+        ("ConvNet-4: teacher, 6 of 60 epochs", "cpu-tiny-teacher-conv4", {}),
+        ("RDED's protocol, 30 of 300 epochs, IPC 10, RDED", TINY_RDED, {"images": "rded"}),
     ]
     for loss in ("gift", "mse_ce", "kl", "softce"):
         series.append((f"GIFT's Figure 1 at 32 px, RDED, {loss}", f"tiny32-motivation-{loss}", {}))
@@ -479,15 +433,6 @@ def cim_changes() -> str:
         _, early, _ = found["students"][0]["checks"][0]
         rows.append([what, accuracy_of(line), f"{early:.1f}", cell(found["top1"]), f"`{line}`", run_of(found)])
     return grid(["what is changed", "its teacher", "after 250 epochs", "after 1,000", "line or raw file", "run"], rows)
-
-
-def cim_epochs() -> str:
-    rows = []
-    for images, ipc in (("rded", 1), ("rded", 10), ("rded", 50), ("sre2l", 1), ("sre2l", 10)):
-        lines = [*(f"cim-{images}-epochs{n}-ipc{ipc}" for n in (100, 200, 300)), f"cim-{images}-whole-ipc{ipc}"]
-        rows.append([f"{KINDS[images]}, IPC {ipc}", *cells(*lines), kept(lines[2])["published"]])
-    head = ["epochs of the student", 100, 200, 300, "1,000", "published"]
-    return grid(head, rows, made_by("'cim-*-epochs*' 'cim-*-whole-*'"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -556,11 +501,11 @@ def cifar_cells() -> str:
 README_CELLS = {  # protocol, data and images of CIFAR_CELLS: what differs from the published setting
     (f"RDED's, {LIKE}", "CIFAR-100", "rded"): "the teacher's recipe, CIFAR's colours",
     (f"RDED's, {LIKE}", "CIFAR-100", "random"): "the teacher's recipe, CIFAR's colours",
-    ("RDED's", "CIFAR-100", "rded"): "teacher; from IPC 10 on: CIFAR's colours",
+    ("RDED's", "CIFAR-100", "rded"): "teacher; CIFAR's colours (not at IPC 1)",
     (f"GIFT's with MSE (CIM), {LIKE}", "CIFAR-100", "rded"): "the teacher's recipe",
     ("GIFT's with MSE (CIM)", "CIFAR-100", "rded"): "teacher",
     ("RDED's", "CIFAR-10", "rded"): "teacher, CIFAR's colours",
-    ("GIFT's with MSE (CIM)", "CIFAR-10", "rded"): "teacher",
+    (f"{PLAIN}, teacher of 1 epoch", "CIFAR-100", "random"): "teacher, fewer epochs, no ZCA",
     (f"{PLAIN}, teacher of 1 epoch", "CIFAR-10", "random"): "teacher, fewer epochs, no ZCA",
 }
 
@@ -583,7 +528,7 @@ def beside_the_papers() -> str:
         ipc = " / ".join(map(str, ipcs))
         rows.append([f"{data}, {protocol}", KINDS[images], ipc, *texts[:3], differs, texts[3], only])
     head = ["data, protocol", "images", "IPC", "published", "re-run", "ours, last epoch", "what differs", "students"]
-    under = f"One set of images each, in bf16; in fp32: {', '.join(f'`{line}`' for line in slow)}. "
+    under = f"One set of images each. All in bf16, except {' and '.join(f'`{line}`' for line in slow)}. "
     under += "`python -m experiments.figures --only LINE` runs a line."
     return grid([*head, "lines"], rows, under)
 
@@ -680,16 +625,12 @@ def random_images() -> str:
     for data, protocol, ipc, line in tables:
         scores = {images: score(line, images=images) for images in ("random", "rded")}
         series.append((data, protocol, ipc, scores, result(line)))
-    for data in (TINY, "fashion"):
-        sets = {images: sets_of(data, images) for images in KINDS}
-        for row in (FULL, ALL):
-            scores = {images: over_sets(found, row) for images, found in sets.items()}
-            series.append((data, f"LPQLD's, {row}", 10, scores, sets["random"][0]))
+    kinds = ("random", "rded", "sre2l")
     rows = [
-        [data, protocol, ipc, *(cell(scores[kind]) if kind in scores else "" for kind in KINDS), run_of(found)]
+        [data, protocol, ipc, *(cell(scores[kind]) if kind in scores else "" for kind in kinds), run_of(found)]
         for data, protocol, ipc, scores, found in series
     ]
-    return grid(["data", "protocol", "IPC", *KINDS.values(), "run"], rows)
+    return grid(["data", "protocol", "IPC", *(KINDS[kind] for kind in kinds), "run"], rows)
 
 
 def sets() -> str:
@@ -700,20 +641,11 @@ def sets() -> str:
         for images, name in KINDS.items():
             line = f"fashion-evaluate-ipc{ipc}"
             found = [row_of(line, images=images, loss=loss, optimizer=optimizer) for loss, optimizer in pairs]
-            hlr = ", ".join(f"{row['hlr']:.1f}" for row in found[4:])
-            rows.append([ipc, name, *(cell(row["top1"]) for row in found), hlr, f"{found[0]['image_bytes']:,}"])
-    head = ["IPC", "images", *(f"{loss}, {optimizer}" for loss, optimizer in pairs), "HLR: adamw, sgd", "bytes of PNGs"]
+            rows.append([ipc, name, *(cell(row["top1"]) for row in found)])
+    head = ["IPC", "images", *(f"{loss}, {optimizer}" for loss, optimizer in pairs)]
     options = "--images rded sre2l lpld --ipc IPC --losses gift kl ce --optimizers adamw sgd"
     both = map(result, ("fashion-evaluate-ipc1", "fashion-evaluate-ipc10"))
     return grid(head, rows, made(f"OMP_NUM_THREADS=1 python evaluate.py {options}", *both))
-
-
-def precisions() -> str:
-    rows = []
-    for script in ("gift", "lpqld"):
-        lines = [f"precision-{script}-{name}" for name in ("fp32", "bf16")]
-        rows.append([f"`{script}.py`", *cells(*lines), difference(score(lines[1]), score(lines[0]))])
-    return grid(["", "fp32", "bf16", "bf16 − fp32"], rows, made_by("'precision-*'"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -783,9 +715,9 @@ def hours() -> str:
 TABLES = {
     function.__name__.replace("_", "-"): function
     for function in (beside_the_papers, gift_and_kl, cross_optimizer, kl_rates, sgd_rates, cifar100_losses,
-                     published_sets, ablation, cifar100_ablation, gains, five_sets, bytes_200, bytes_fashion,
-                     bytes_cifar100, storage_sizes, storage_ways, one_label_teachers, one_label_logits,
-                     one_label_cifar10, published_cells, cim_changes, cim_epochs, cifar_cells, cifar100_teachers,
-                     cifar100_longer_students, cifar100_changed_teachers, random_images, sets, precisions, benchmark,
-                     without_us, imagenet_size, processes, hours)
+                     published_sets, ablation, cifar100_ablation, gains, five_sets, bytes_200, bytes_cifar100,
+                     storage_sizes, storage_ways, one_label_teachers, one_label_logits, published_cells,
+                     cim_changes, cifar_cells, cifar100_teachers, cifar100_longer_students,
+                     cifar100_changed_teachers, random_images, sets, benchmark, without_us, imagenet_size,
+                     processes, hours)
 }  # fmt: skip
