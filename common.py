@@ -236,7 +236,7 @@ def build_torchvision_model(arch: str, num_classes: int, image_size: int) -> nn.
         more = {"image_size": image_size}
     elif name in ("googlenet", "inception_v3"):
         more = {"aux_logits": False, "init_weights": True}
-    with refused(f"{arch} is not for images of {image_size} px", RuntimeError, AssertionError, ValueError):
+    with refused(f"{arch} is not for images of {image_size} px"):
         model = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **more)
         if modified:
             model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
@@ -281,6 +281,7 @@ class Preset(NamedTuple):
     source: str  # where to get it; "": part of this repository, or downloaded by torchvision
 
 
+SUBSET = (128, 224, "resnet18", "imagenet", 100, "margin")  # what the presets of ImageNet's subsets share
 IMAGENET = "class folders of https://image-net.org"
 FASTAI = "https://github.com/fastai/imagenette"  # it splits val/ anew: published teachers have seen most of it
 TINY = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -292,19 +293,13 @@ DATASETS = {
     "cifar10": Preset(32, 32, "conv3", "cifar", 12, "cut", ("cifar10",), ""),
     "cifar100": Preset(32, 32, "conv3", "cifar", 12, "cut", ("cifar100",), ""),
     "tinyimagenet": Preset(64, 64, "conv4", "imagenet", 60, "cut", ("tiny-imagenet-200", "tinyimagenet"), TINY),
-    "imagenette": Preset(
-        128, 224, "resnet18", "imagenet", 100, "margin", ("imagenette2", "imagenette", "imagenette2-320"), FASTAI
-    ),
-    "imagewoof": Preset(
-        128, 224, "resnet18", "imagenet", 100, "margin", ("imagewoof2", "imagewoof", "imagewoof2-320"), FASTAI
-    ),
-    "imagenet-10": Preset(128, 224, "resnet18", "imagenet", 100, "margin", ("imagenet-10",), IMAGENET),
-    "imagenet-100": Preset(128, 224, "resnet18", "imagenet", 100, "margin", ("imagenet-100",), IMAGENET),
+    "imagenette": Preset(*SUBSET, ("imagenette2", "imagenette", "imagenette2-320"), FASTAI),
+    "imagewoof": Preset(*SUBSET, ("imagewoof2", "imagewoof", "imagewoof2-320"), FASTAI),
+    "imagenet-10": Preset(*SUBSET, ("imagenet-10",), IMAGENET),
+    "imagenet-100": Preset(*SUBSET, ("imagenet-100",), IMAGENET),
     "imagenet-1k": Preset(64, 224, "resnet18", "imagenet", 90, "margin", ("imagenet-1k", "imagenet"), IMAGENET),
-    "imagenet-21k": Preset(
-        224, 224, "resnet18", "none", 80, "squeeze", ("imagenet-21k", "imagenet21k_resized"), MIIL
-    ),
-}  # fmt: skip
+    "imagenet-21k": Preset(224, 224, "resnet18", "none", 80, "squeeze", ("imagenet-21k", "imagenet21k_resized"), MIIL),
+}
 FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 CIFAR100 = """
@@ -321,25 +316,20 @@ OFFICIAL_CLASSES = {"fashionmnist": FASHION, "cifar10": CIFAR10, "cifar100": CIF
 DEFAULT_IPC = 10  # images per class of a set that is made here
 RESIDENT_BYTES = 4 << 30  # a split of up to this size stays on the device; at 224 px, ImageNet-1K's two do not
 SAMPLED_FILES = 256  # of a larger split, the fingerprint holds the bytes of this many files
-IMAGE_FILES = torchvision.datasets.folder.IMG_EXTENSIONS
 
 
 def is_image(path) -> bool:
     """By its name. macOS leaves files like ._7.png beside 7.png. They are not images."""
-    path = Path(path)
-    return path.suffix.lower() in IMAGE_FILES and not path.name.startswith(".")
+    name = os.path.basename(path)
+    return torchvision.datasets.folder.is_image_file(name) and not name.startswith(".")
 
 
 def read_image(path) -> Image.Image:
-    """An image file of 8 bits a channel, as red, green and blue. As in torchvision, EXIF data turn only TIFF files."""
+    """An image file of 8 bits a channel, as red, green and blue. EXIF rotation is ignored, as in torchvision."""
     with reading("image", path), Image.open(path) as image:
         if image.mode[0] in "IF":
             raise UserError(f"image {path} has 16 or 32 bits a pixel ({image.mode}): convert it to 8 bits a channel")
         return image.convert("RGB")
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)  # uint8 [3, H, W]
 
 
 def read_ahead(read, items):
@@ -400,7 +390,9 @@ class Split:
 
     def original(self, index) -> Tensor:
         """An image as it is stored, uint8 [3, H, W]."""
-        return self.pixels[index] if self.paths is None else to_tensor(read_image(self.paths[index]))
+        if self.paths is None:
+            return self.pixels[index]
+        return pil_transforms.pil_to_tensor(read_image(self.paths[index]))
 
     def at_side(self, index) -> Tensor:
         """The image at the side in use, uint8 [3, S, S]. If its own side differs, `fit` says what happens:
@@ -421,7 +413,7 @@ class Split:
             if image.size != (self.side, self.side):
                 first = {"margin": int(self.side * 8 / 7), "squeeze": (self.side, self.side)}.get(self.fit, self.side)
                 image = pil_transforms.center_crop(pil_transforms.resize(image, first), self.side)
-        return to_tensor(image)
+        return pil_transforms.pil_to_tensor(image)
 
     def decode(self, indices, title=None, device="cpu") -> Tensor:
         """Read these images from disk, uint8 [n, 3, S, S]."""
@@ -520,10 +512,8 @@ def read_sheets(split, count, device) -> Split:
     paths = [Path(__file__).parent / "data" / "fashion" / f"{split}-{label}.png" for label in range(10)]
     tiles = []
     for path in paths:
-        sheet = to_tensor(read_image(path))
+        sheet = pil_transforms.pil_to_tensor(read_image(path))
         tiles.append(sheet.unfold(1, 28, 28).unfold(2, 28, 28).permute(1, 2, 0, 3, 4).reshape(-1, 3, 28, 28))
-        if len(tiles[-1]) != count:
-            raise UserError(f"{path} holds {len(tiles[-1])} tiles, not {count}: the file is not the one published here")
     pixels = F.pad(torch.cat(tiles), (2, 2, 2, 2))
     labels = torch.arange(10).repeat_interleave(count)
     return Split(labels, device, pixels=pixels, stored=sum(map(os.path.getsize, paths)))
@@ -533,12 +523,11 @@ def read_torchvision(name, data_root, device) -> list[Split]:
     """The two splits of a data set that torchvision downloads on first use, and checks."""
     kind = {"fashionmnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name]
     folder = data_root / name
-    place = f"put its images into {folder}/train/<class>/ and {folder}/test/<class>/"
+    words = f"{name} is not in {data_root}, and torchvision could not download it; without a network, put its images "
+    words += f"into {folder}/train/<class>/ and {folder}/test/<class>/"
     splits = []
     for train in (True, False):
-        with refused(
-            f"{name} is not in {data_root}, and torchvision could not download it; without a network, {place}"
-        ):
+        with refused(words):
             part = getattr(torchvision.datasets, kind)(data_root, train=train, download=True)
         pixels = torch.as_tensor(part.data)
         labels = torch.as_tensor(part.targets)
@@ -572,10 +561,10 @@ def find_folders(name, data_root) -> Path:
     if preset:
         looked_for = ", ".join(map(str, places))
         words = f"data set {name} not found: looked for {looked_for}; get it from {preset.source}"
-        if name == "imagenette":
+        if name == "imagenette" and not places[0].exists():
             with refused(words):
-                torchvision.datasets.Imagenette(data_root, download=not places[0].exists())
-                return places[0]
+                torchvision.datasets.Imagenette(data_root, download=True)
+            return places[0]
         raise UserError(f"{words}; --dataset fashion needs no files")
     if places[0].is_dir():
         raise UserError(f"--dataset {name}: it needs the folders train/ and val/ (or test/), with a folder per class")
@@ -621,7 +610,7 @@ def read_class_folders(folder: Path) -> tuple[list, list, list]:
 
 
 def check_links(paths):
-    """UserError if two folders of these files are the same, by a link: its images would count twice."""
+    """UserError if a link makes two of these folders the same: its images would count twice."""
     reached = {}
     for place in sorted({os.path.dirname(path) for path in paths}):
         other = reached.setdefault(os.path.realpath(place), place)
@@ -652,7 +641,7 @@ def official_labels(name: str, root: Path, classes: list, labels: list) -> list:
     official = [letters(one) for one in OFFICIAL_CLASSES[name]]
     found = [letters(one) for one in classes]
     if sorted(found) != sorted(official):
-        odd = sorted(set(classes) - {c for c in classes if letters(c) in official}) or ["too few"]
+        odd = [name for name in classes if letters(name) not in official] or ["too few"]
         raise UserError(f"{root} does not hold the {len(official)} classes of {name} ({odd[0]})")
     return [official.index(found[label]) for label in labels]
 
@@ -779,7 +768,7 @@ class Teacher(NamedTuple):
 def load_teacher(data: Dataset, arch: str, checkpoint=None, epochs=None, seed=0, cause=WRONG_ORDER) -> Teacher:
     """Load this checkpoint; or torchvision's weights (ImageNet-1K); or train a teacher, once. Prints its accuracy.
 
-    cause: what is said to be the cause if a checkpoint's accuracy is low.
+    cause: the likely reason, shown if the accuracy of a given checkpoint is low.
     """
     how = "from"
     if checkpoint:
@@ -857,15 +846,13 @@ def weights_of(checkpoint: dict) -> dict | None:
 
 def torchvision_teacher(arch, data) -> tuple[nn.Module, float, str]:
     """ImageNet-1K: torchvision's first weights of that name, as SRe2L, RDED and GIFT use, and their stated accuracy."""
-    with refused(f"torchvision has no ImageNet-1K weights for {arch}: --teacher FILE", KeyError, ValueError):
+    with refused(f"torchvision has no ImageNet-1K weights for {arch}: --teacher FILE"):
         weights = torchvision.models.get_model_weights(arch)["IMAGENET1K_V1"]
     if data.num_classes != 1000:
         raise UserError(
             f"torchvision's weights are for 1000 classes, {data.name} has {data.num_classes} here: --teacher FILE"
         )
-    with refused(
-        f"torchvision's ImageNet-1K weights for {arch} cannot be had: delete a damaged file, or --teacher FILE"
-    ):
+    with refused(f"torchvision's weights for {arch} cannot be had: delete a damaged file, or --teacher FILE"):
         model = torchvision.models.get_model(arch, weights=weights).to(memory_format=torch.channels_last)
     with refused(f"{arch} does not take images of {data.image_size} px"):
         try_side(model, data.image_size)
@@ -933,12 +920,6 @@ def teacher_batches(data: Dataset, batch_size: int, seed: int, epoch: int, draw=
         yield from zip(views.split(batch_size), labels.split(batch_size), strict=True)
 
 
-def teacher_rate(done: float) -> float:
-    """The learning rate after this share of the steps: linearly up, then linearly down to 0."""
-    peak = TEACHER_RECIPE["warmup"]
-    return TEACHER_RECIPE["lr"] * min(done / peak, (1 - done) / (1 - peak))
-
-
 def teacher_step(model, optimizer, views: Tensor, labels: Tensor) -> Tensor:
     with autocast(views.device):
         logits = model(views)
@@ -964,7 +945,8 @@ def train_teacher(data: Dataset, arch: str, epochs: int, seed: int, progress: Pa
         total = torch.zeros((), device=data.device)
         for step, (views, labels) in enumerate(teacher_batches(data, batch_size, seed, epoch, draw)):
             done = (epoch * steps + step + 1) / (epochs * steps + 1)
-            set_rate(optimizer, teacher_rate(done))
+            up, down = done / recipe["warmup"], (1 - done) / (1 - recipe["warmup"])
+            set_rate(optimizer, recipe["lr"] * min(up, down))
             total += teacher_step(model, optimizer, views, labels)
         log["loss"] = total / steps
     return model
@@ -1155,9 +1137,12 @@ def spread(score: dict) -> str:
     return f"{score['mean']:.1f}" + (f" ± {score['std']:.1f}" if len(score["values"]) > 1 else "")
 
 
+def number_of_students(count: int) -> str:
+    return f"{count} student{'s' * (count > 1)}"
+
+
 def print_result(result: dict, data: Dataset, teacher: Teacher | None, compare_with: str):
-    count = len(result["students"])
-    students = f"{count} student{'s' * (count > 1)}"
+    students = number_of_students(len(result["students"]))
     if result["reused"]:
         students += f", {result['reused']} kept from an earlier run"
     print(f"result:   {result['file']}\n")
@@ -1315,7 +1300,7 @@ def cached(path: Path, make: Callable) -> dict:
 
 
 def is_made(path: Path, *pieces: str) -> bool:
-    """Whether this file of a stage exists. Then delete the pieces <name>-0-9.pt that a killed run left beside it."""
+    """Whether this file of a stage exists. If so, delete the pieces <name>-0-9.pt that a killed run left beside it."""
     made = from_first(path.exists)
     if made and rank == 0:
         for file in path.parent.glob("*.pt"):
@@ -1448,14 +1433,13 @@ def one_line(error) -> str:
 
 
 @contextmanager
-def refused(words, *kinds):
-    """Turn what a library raises inside (these kinds of exceptions; all, if none is named) into UserError(words)."""
-    kinds = kinds or (Exception,)
+def refused(words):
+    """Turn whatever a library raises inside into UserError(words)."""
     try:
         yield
     except UserError:
         raise
-    except kinds as error:
+    except Exception as error:
         raise UserError(f"{words} ({one_line(error)})") from None
 
 
@@ -1495,11 +1479,6 @@ def load_tensors(path, what):
         ) from None
 
 
-def out_of_memory(error) -> bool:
-    kinds = (MemoryError, torch.OutOfMemoryError)
-    return isinstance(error, kinds) or "DefaultCPUAllocator: can't allocate memory" in str(error)
-
-
 def run_script(main):
     """Run a script's main(). A UserError, or a file that cannot be read or written, is one line and status 2."""
     for name in ("stdout", "stderr"):
@@ -1517,7 +1496,8 @@ def run_script(main):
     except BrokenPipeError:  # `| head` has read enough
         sys.exit(1)
     except (UserError, OSError, RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not out_of_memory(error):
+        no_memory = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        if isinstance(error, RuntimeError) and not no_memory:  # a fault of ours
             raise
         where = ""
         if rank:
@@ -1631,9 +1611,6 @@ def start(args, *images) -> tuple[Dataset, str, str]:
     return data, arch, args.teacher_arch or arch
 
 
-DEVICES = ("cpu", "cuda", "mps", "xpu")
-
-
 def set_up_device(name=None, precision=None):
     """The device. Sets what holds for the whole process: precision, determinism, and the memory of a CPU."""
     global PRECISION
@@ -1647,8 +1624,8 @@ def set_up_device(name=None, precision=None):
         name = f"cuda:{told_by_torchrun('LOCAL_RANK', 0)}"
     with refused(f"--device {name} cannot be used"):
         device = torch.device(name)
-        if device.type not in DEVICES:
-            raise UserError(f"--device {name}: it must be one of {', '.join(DEVICES)}")
+        if device.type not in ("cpu", "cuda", "mps", "xpu"):
+            raise UserError(f"--device {name}: it must be one of cpu, cuda, mps, xpu")
         torch.ones(1, device=device).item()
     if device.type == "cpu":
         keep_freed_memory()

@@ -25,7 +25,6 @@ gift.py and lpqld.py are files to be read alone. So both have a `train_student`,
 
 import itertools
 import math
-import os
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -61,8 +60,8 @@ def image_bytes(path: Path) -> int:
     """Bytes of a set's image files, or of its data.pt."""
     for file in (path, path / "data.pt"):
         if file.is_file():
-            return os.path.getsize(file)
-    return sum(os.path.getsize(file) for file in path.glob("*/**/*") if common.is_image(file))
+            return file.stat().st_size
+    return sum(file.stat().st_size for file in path.glob("*/**/*") if common.is_image(file))
 
 
 def weight_bytes(teacher: Teacher) -> int:
@@ -303,23 +302,22 @@ class PlannedRow(NamedTuple):
 
     def names(self) -> dict:
         ipc = "-".join(map(str, sorted({self.set.counts[0], self.set.counts[-1]})))
-        names = {"images": self.set.name, "ipc": ipc, "arch": self.arch, "loss": self.loss}
-        return names | {"optimizer": self.optimizer}
+        return {"images": self.set.name, "ipc": ipc, "arch": self.arch, "loss": self.loss, "optimizer": self.optimizer}
 
 
-def plan_row(data, teacher, compared, arch, loss, optimizer, protocol, epochs, view_factor, pools) -> PlannedRow:
+def plan_row(data, teacher, args, view_factor, pools, arch, loss, optimizer, compared: ComparedSet) -> PlannedRow:
     """The students of a row, by GIFT's or RDED's protocol or, if there are pools, by LPQLD's."""
     distilled = compared.distilled
     if pools:
         pool = pools[distilled.info["digest"]]
-        training = lpqld.training_for(data, epochs=epochs or pool.settings.epochs)
+        training = lpqld.training_for(data, epochs=args.epochs or pool.settings.epochs)
         students = lpqld.students(data, distilled, pool, training, arch)
         return PlannedRow(compared, arch, loss, optimizer, students, pool.info["bytes"])
-    if protocol == "rded":
-        how = rded_protocol(data, teacher, distilled, arch, loss, optimizer, view_factor, epochs)
+    if args.protocol == "rded":
+        how = rded_protocol(data, teacher, distilled, arch, loss, optimizer, view_factor, args.epochs)
         students = rded_students(data, teacher, distilled, how)
     else:
-        how = gift.protocol_for(data, distilled, arch, loss, optimizer, epochs=epochs, view_factor=view_factor)
+        how = gift.protocol_for(data, distilled, arch, loss, optimizer, epochs=args.epochs, view_factor=view_factor)
         students = gift.students(data, teacher, distilled, how)
     size = 0 if loss == "ce" else weight_bytes(teacher)
     return PlannedRow(compared, arch, loss, optimizer, students, size)
@@ -385,17 +383,11 @@ def print_row(words):
     print(" ".join([f"{name:{widths[0]}}", *others]).rstrip(), flush=True)
 
 
-def markdown(rows: list[dict], heading: str) -> str:
-    lines = [heading, "", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    return "\n".join(lines + ["| " + " | ".join(cells_of(row)) + " |" for row in rows]) + "\n"
-
-
 def heading_of(about: dict, made: dict) -> str:
-    settings = about["settings"]
     labelled = "no teacher"
     if about["teacher"]:
         labelled = f"teacher {about['teacher']['arch']}, {about['teacher']['accuracy']:.1f} %"
-    students = f"last epoch, {len(settings['seeds'])} students each"
+    students = f"last epoch, {common.number_of_students(len(about['settings']['seeds']))} each"
     where = f"{made['device']}, torch {made['torch']}, {made['date'][:10]}"
     return f"`{made['command']}`: {about['data set']}, {labelled}; {students}; {where}"
 
@@ -403,7 +395,8 @@ def heading_of(about: dict, made: dict) -> str:
 def write_tables(folder: Path, rows: list[dict], about: dict, device):
     """Write evaluate.json and evaluate.md, as far as the rows are there."""
     made = common.made_with(device)
-    text = markdown(rows, heading_of(about, made))
+    lines = [heading_of(about, made), "", "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    text = "\n".join(lines + ["| " + " | ".join(cells_of(row)) + " |" for row in rows]) + "\n"
     common.write_atomically(folder / "evaluate.md", lambda beside: beside.write_text(text, "utf-8", "replace"))
     common.save(folder / "evaluate.json", {"rows": rows, **about, "made_with": made})
 
@@ -455,7 +448,8 @@ def read_options(argv):
     add("--optimizers", nargs="+", choices=gift.OPTIMIZERS, help="default: adamw")
     add("--repeats", type=positive, default=3, help="students a row, with seeds --seed, --seed + 1 ... (default: 3)")
     add("--epochs", type=positive, help="epochs of the students (default: the protocol's)")
-    add("--view-factor", type=positive, help="tiles per side of mosaics (default: what the sets say, else 1)")
+    add("--view-factor", type=positive, help="tiles per side of mosaics (default: what the sets say with "
+        "--protocol rded; else as gift.py)")  # fmt: skip
     add("--labels", type=common.path_of, help="a label pool of lpqld.py for the one set, instead of a teacher")
     common.add_common_options(parser)
     args = parser.parse_args(argv)
@@ -499,10 +493,8 @@ def main(argv=None) -> dict:
         full = {name: full_data_top1(data, teacher, name, args.teacher_epochs, args.seed) for name in archs}
     pools = pools_of(sets, data, teacher, pool, args.seed) if pool else {}
 
-    plan = []
-    for name, loss, optimizer, compared in itertools.product(archs, args.losses, args.optimizers, sets):
-        how = (args.protocol, args.epochs, view_factor, pools)
-        plan.append(plan_row(data, teacher, compared, name, loss, optimizer, *how))
+    cells = itertools.product(archs, args.losses, args.optimizers, sets)
+    plan = [plan_row(data, teacher, args, view_factor, pools, *cell) for cell in cells]
     seeds = range(args.seed, args.seed + args.repeats)
     settings = {
         "stage": "evaluate",

@@ -279,7 +279,7 @@ def augmented_batches(distilled: Distilled, data: Dataset, protocol: Protocol, s
 
 @torch.no_grad()
 def soft_labels(teacher, images: Tensor) -> Tensor:
-    """The teacher's logits, float32 [B, C], on exactly the views that the student sees; computed in its precision."""
+    """The teacher's logits, float32 [B, C], on exactly the views that the student sees, in the training's precision."""
     with common.autocast(images.device):
         return teacher(images).float()
 
@@ -322,13 +322,9 @@ def students(data: Dataset, teacher: Teacher, distilled: Distilled, protocol: Pr
 
     The teacher labels each view when the student sees it.
     """
-
-    def label(images, numbers):
-        return soft_labels(teacher.model, images)
-
     settings = {"stage": "gift", **asdict(protocol)}
     name = f"gift-{distilled.name}-{protocol.arch}-{protocol.loss}-{protocol.optimizer}"
-    train = partial(train_student, data, label, distilled, protocol)
+    train = partial(train_student, data, lambda views, _: soft_labels(teacher.model, views), distilled, protocol)
     return common.students_of(data, distilled, name, settings, train, teacher)
 
 

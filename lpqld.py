@@ -202,15 +202,13 @@ def labels_for(data: Dataset, count: int, like=None, **given) -> LabelSettings:
     ImageNet-1K's, with k = C / 20 (at least 3) and batches of a fifth of the images (10 to 128). This k also stands in
     for a released one that is not below C.
     """
-    labels, _ = PROTOCOLS.get(like or data.name, (LabelSettings(top_k=None, batch_size=None), None))
+    labels, _ = PROTOCOLS.get(like or data.name, (LabelSettings(batch_size=None, top_k=None), None))
+    size = labels.batch_size or max(10, min(128, count // 5))
+    k = labels.top_k
+    if k is None or k >= data.num_classes:
+        k = min(max(3, data.num_classes // 20), data.num_classes)
     given = {name: value for name, value in given.items() if value is not None}
-    labels = replace(labels, **given)
-    if "batch_size" not in given:
-        labels.batch_size = min(labels.batch_size or max(10, min(128, count // 5)), count)
-    fits = labels.top_k and labels.top_k < data.num_classes
-    if "top_k" not in given and not fits:  # no k is released, or it is not below C
-        labels.top_k = min(max(3, data.num_classes // 20), data.num_classes)
-    return labels
+    return replace(labels, **{"batch_size": min(size, count), "top_k": k, **given})
 
 
 def training_for(data: Dataset, like=None, **given) -> Training:
@@ -590,6 +588,8 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
             raise UserError(f"label pool {path} has been altered: its content does not match its checksum")
     with common.refused(f"label pool {path} does not hold what its settings say"):
         labels = LabelSettings(**{name: settings[name] for name in LabelSettings.__dataclass_fields__})
+        if labels.mix not in MIXES or not 0 <= labels.prune < 1:
+            raise ValueError("p or mix in its settings")
         teacher_digest = teacher.info["digest"] if teacher else settings["teacher (hash)"]
         ours = pool_settings(labels, data, distilled, teacher_digest, settings["seed"])
         for name, value in ours.items():
@@ -600,24 +600,14 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
         classes = None
         if labels.top_k < data.num_classes:
             classes = unpack_classes(kept["classes"], values.shape, data.num_classes).to(data.device)
-        check_content(labels, settings["seed"], values, classes, len(distilled.images), data.num_classes)
-    views = pool_views(len(values), labels, distilled, data.colours, settings["seed"])
+        in_pool = pool_size(len(distilled.images), labels.batch_size, labels.epochs, labels.prune)
+        if values.shape != (in_pool, labels.batch_size, labels.top_k) or values.dtype != torch.float16:
+            raise ValueError("the shape of its logits")
+        if not values.isfinite().all() or (classes is not None and classes.max() >= data.num_classes):
+            raise ValueError("a logit or a class")
+        views = pool_views(in_pool, labels, distilled, data.colours, settings["seed"])
     info = {"file": str(path), "bytes": path.stat().st_size, "digest": kept["digest"], "settings": settings}
     return LabelPool(labels, views, values, classes, data.num_classes, info)
-
-
-def check_content(labels: LabelSettings, seed, values: Tensor, classes: Tensor | None, count: int, num_classes: int):
-    """ValueError if values [n, B, k] or classes [n, B, k] are not what these settings give for `count` images."""
-    numbers = (labels.epochs, labels.batch_size, labels.top_k, seed)
-    if not all(type(number) is int for number in numbers) or min(numbers[:3]) < 1 or not 0 <= seed < 2**32:
-        raise ValueError("a number in its settings")
-    if not 0 <= labels.prune < 1 or labels.mix not in MIXES or not isinstance(labels.flip, bool):
-        raise ValueError("p, mix or flip in its settings")
-    in_pool = pool_size(count, labels.batch_size, labels.epochs, labels.prune)
-    if values.shape != (in_pool, labels.batch_size, labels.top_k) or values.dtype != torch.float16:
-        raise ValueError("the shape of its logits")
-    if not values.isfinite().all() or (classes is not None and classes.max() >= num_classes):
-        raise ValueError("a logit or a class")
 
 
 def label_pool(data: Dataset, teacher: Teacher, distilled: Distilled, labels: LabelSettings, seed: int) -> LabelPool:
@@ -673,14 +663,7 @@ ABLATION = {  # name of the row: (changes to the labels, changes to the training
 
 
 def ablation(
-    data: Dataset,
-    teacher: Teacher,
-    distilled: Distilled,
-    labels: LabelSettings,
-    training: Training,
-    arch: str,
-    seeds,
-    seed: int,
+    data: Dataset, teacher: Teacher, distilled: Distilled, labels: LabelSettings, training: Training, arch: str, seeds
 ) -> dict:
     """Switch on P, Q, DKR and CA one by one. Then all without Q, and all without Q and P."""
     pools = {}
@@ -689,14 +672,15 @@ def ablation(
         changed = replace(labels, **label_changes)
         changed.top_k = changed.top_k or data.num_classes
         key = (changed.prune, changed.top_k)
-        pools[key] = pools.get(key) or label_pool(data, teacher, distilled, changed, seed)
+        pools[key] = pools.get(key) or label_pool(data, teacher, distilled, changed, seeds[0])
         rows[name] = students(data, distilled, pools[key], replace(training, **training_changes), arch)
     if common.world > 1:  # the processes share the students of all rows
         common.make_all({path: make for row in rows.values() for path, make in row.jobs(seeds).items()})
 
     about = f"{training.epochs} epochs; p {labels.prune}, MR-{labels.top_k}"
     print(f"student:  {common.student_line(data, arch, training.lr)}, {training.optimizer}, {about}")
-    print(f"\n{'labels':16}{'bytes':>12}{'smaller':>9}   top-1, %       top-5, %       ({len(seeds)} students each)")
+    each = f"{common.number_of_students(len(seeds))} each"
+    print(f"\n{'labels':16}{'bytes':>12}{'smaller':>9}   top-1, %       top-5, %       ({each})")
     shown = {}
     for name, row in rows.items():
         result = common.train_students(row, seeds)
@@ -788,16 +772,14 @@ def main(argv=None) -> dict:
             print(f"          cosine similarity of the teacher's features within a class: {similarity:.3f}")
 
     pool = load_pool(args.labels, data, distilled, teacher) if args.labels else None
-    epochs = args.epochs or (pool.settings if pool else labels).epochs
-    training = training_for(
-        data, args.protocol, epochs=epochs, reuse=args.reuse, calibrate=not args.no_calibration, lr=args.lr
-    )
+    labels = pool.settings if pool else labels
+    how = {"reuse": args.reuse, "calibrate": not args.no_calibration, "lr": args.lr}
+    training = training_for(data, args.protocol, epochs=args.epochs or labels.epochs, **how)
     seeds = range(args.seed, args.seed + (args.repeats or (3 if args.ablation else 1)))
     if args.ablation:
-        return ablation(data, teacher, distilled, labels, training, arch, seeds, args.seed)
+        return ablation(data, teacher, distilled, labels, training, arch, seeds)
 
     pool = pool or label_pool(data, teacher, distilled, labels, args.seed)
-    labels = pool.settings
     logits = f"{labels.top_k} of {data.num_classes} logits each"
     batches = f"{len(pool.values)} label batches of {labels.batch_size}"
     print(f"labels:   {batches}, {logits}: {pool.info['bytes']:,} bytes in {pool.info['file']}")
@@ -806,9 +788,9 @@ def main(argv=None) -> dict:
     per_epoch = f"{pool.per_epoch} x {labels.batch_size} images"
     print(f"          DKR {training.reuse}, CA {ca}, {training.optimizer}, {training.epochs} epochs of {per_epoch}")
     result = common.train_students(students(data, distilled, pool, training, arch), seeds)
-    full = f"--prune 0 --top-k {data.num_classes} (full labels)"
-    others = full if teacher else "other images with --labels of their own"
-    others += ", --images random" * (args.images != "random")
+    others = f"--prune 0 --top-k {data.num_classes} (full labels)" + ", --images random" * (args.images != "random")
+    if args.labels:
+        others = "other images with --labels of their own"
     common.print_result(result, data, teacher, others)
     print(f"\n{'label storage':38}{result['label_bytes']:>12,} bytes")
     print(f"{'fp16 labels for every epoch':38}{result['full_label_bytes']:>12,} bytes: {result['times_smaller']:.1f} x")

@@ -58,7 +58,7 @@ def random_images(data: Dataset, classes: list[int], ipc: int, seed: int) -> Ten
 
 RDED_IMAGES = 300  # real images per class to choose from
 RDED_CROPS = 5  # crops tried of each image
-CROP_BYTES = 4 << 30  # images of a class that take more than this are cropped one by one
+CROP_BYTES = 4 << 30  # if a class's images, once for each crop, take more as float32, they are cropped one by one
 
 
 def square_crops(images: Tensor, u: np.ndarray, size: int) -> Tensor:
@@ -78,9 +78,7 @@ def crops_of_each(images: list[Tensor], u: np.ndarray, size: int, device) -> Ten
     floats = 4 * u.shape[1] * sum(image.numel() for image in images)
     if len({image.shape for image in images}) == 1 and floats <= CROP_BYTES:
         return square_crops(torch.stack(images).to(device), u, size)
-    crops = []
-    for number, image in enumerate(images):
-        crops.append(square_crops(image[None].to(device), u[number : number + 1], size))
+    crops = [square_crops(image[None].to(device), own[None], size) for image, own in zip(images, u, strict=True)]
     return torch.cat(crops)
 
 
@@ -164,17 +162,6 @@ SRE2L = {  # released scripts recover_cifar.sh, recover_tiny.sh, recover.sh
 SRE2L_CLASSES = 100  # classes per batch, released
 
 
-def sre2l_settings(data: Dataset) -> Recovery:
-    """The released settings of a data set. Ours: others take CIFAR-100's up to 32 px, Tiny's up to 64."""
-    if data.name in SRE2L:
-        return SRE2L[data.name]
-    if data.image_size <= 32:
-        return SRE2L["cifar100"]
-    if data.image_size <= 64:
-        return SRE2L["tinyimagenet"]
-    return SRE2L["imagenet-1k"]
-
-
 def batchnorms(model: nn.Module) -> list[nn.BatchNorm2d]:
     return [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
 
@@ -219,13 +206,10 @@ def bn_distance(x: Tensor, mean: Tensor, variance: Tensor, groups: int) -> Tenso
 def watching(layers, take):
     """Inside, each forward pass calls take(number of the layer, its input) for each of these layers."""
 
-    def hook_of(number):
-        def hook(layer, inputs):
-            take(number, inputs[0])
+    def pass_on(number, layer, inputs):
+        take(number, inputs[0])
 
-        return hook
-
-    hooks = [layer.register_forward_pre_hook(hook_of(number)) for number, layer in enumerate(layers)]
+    hooks = [layer.register_forward_pre_hook(partial(pass_on, number)) for number, layer in enumerate(layers)]
     try:
         yield
     finally:
@@ -234,14 +218,7 @@ def watching(layers, take):
 
 
 def recover(
-    teacher: nn.Module,
-    targets: Tensor,
-    statistics: list,
-    ids: list[int],
-    setting: Recovery,
-    data: Dataset,
-    seed: int,
-    progress: Path,
+    teacher: nn.Module, targets: Tensor, statistics, ids, setting: Recovery, data: Dataset, seed: int, progress: Path
 ) -> Tensor:
     """Optimise groups of images from noise, all groups at once; uint8 [groups * n, 3, S, S].
 
@@ -377,11 +354,17 @@ LPLD = {  # released scripts tiny_recover.sh, imagenet1k_recover.sh, in21k_recov
 }
 
 
-def lpld_settings(data: Dataset) -> Recovery:
-    """The released settings. Ours: other data sets take Tiny's for sides of 33 to 64 px, else SRe2L's."""
-    if data.name not in LPLD and 32 < data.image_size <= 64:
-        return LPLD["tinyimagenet"]
-    return LPLD.get(data.name) or sre2l_settings(data)
+def recovery_settings(method: str, data: Dataset) -> Recovery:
+    """The released settings of a data set. What LPLD has not released is SRe2L's.
+
+    Ours: other data sets take CIFAR-100's up to 32 px, Tiny-ImageNet's up to 64, else ImageNet-1K's.
+    """
+    released = SRE2L if method == "sre2l" else SRE2L | LPLD
+    if data.name in released:
+        return released[data.name]
+    if data.image_size <= 32:
+        return released["cifar100"]
+    return released["tinyimagenet" if data.image_size <= 64 else "imagenet-1k"]
 
 
 SQUEEZE_BATCH = 200
@@ -584,12 +567,10 @@ def read_about(path: Path, data: Dataset) -> dict:
             if settings["method"] not in METHODS or not all(type(count) is int and count > 0 for count in counts):
                 raise ValueError("its method, IPC or factor")
         if names != data.class_names:
-            where = f"it has {len(names)} classes, {data.name} has {data.num_classes}"
-            for label, (theirs, ours) in enumerate(zip(names, data.class_names, strict=False)):
-                if theirs != ours:
-                    where = f"class {label} was '{theirs}', here '{ours}'"
-                    break
-            raise UserError(f"--images {path} was made for other classes ({made_from['dataset']}): {where}")
+            pairs = enumerate(zip(names, data.class_names, strict=False))
+            differ = [f"class {label} was '{was}', here '{here}'" for label, (was, here) in pairs if was != here]
+            differ += [f"it has {len(names)} classes, {data.name} has {data.num_classes}"]
+            raise UserError(f"--images {path} was made for other classes ({made_from['dataset']}): {differ[0]}")
         if made_from["fingerprint"] != data.describe()["fingerprint"]:
             print(f"hint:     {path} was made from other images of {data.name} than those here")
         return about
@@ -677,43 +658,33 @@ def pixels_of(file: Path, images: Tensor, mean, std) -> Tensor:
     elif images.min() < -0.5 or images.max() > 1.5:
         raise UserError(f"--images {file}: pixel values are far outside [0, 1]; if they are normalised, the file must "
                         "hold 'mean' and 'std'")  # fmt: skip
-    outside = ((images < 0) | (images > 1)).float().mean().item()
+    outside = ((images < -1e-4) | (images > 1 + 1e-4)).float().mean().item()  # more than rounding
     if outside:
         print(f"hint:     {outside:.1%} of the pixels of {file} lie outside [0, 1]; they are taken as they are")
     return images
 
 
-class NumberedFolders(common.ClassFolders):
-    """Class folders with the data set's class names or with numbers."""
-
-    def __init__(self, path: Path, class_names: list):
-        self.class_names = class_names
-        super().__init__(path)
-
-    def find_classes(self, path):
-        names, _ = super().find_classes(path)
-        if all(name in self.class_names for name in names):
-            return names, {name: self.class_names.index(name) for name in names}
-        return names, numbers_of_folders(path, names)
-
-
-def numbers_of_folders(path, names: list) -> dict:
-    """The number in each name. Sorting by it puts new1000 after new999, and not before new101."""
-    number_of = {}
+def labels_of_folders(path: Path, names: list, class_names: list) -> list[int]:
+    """The class of each folder: the data set's class of that name, else the number in its name (00007, new007)."""
+    if all(name in class_names for name in names):
+        return [class_names.index(name) for name in names]
+    numbers = []
     for name in names:
         number = re.fullmatch(r"(?:(?:new|class|c)[-_ ]?)?(\d{1,9})", name, re.IGNORECASE)
         if not number:
             raise UserError(f"--images {path}: folder {name} is neither numbered nor a class of the data set")
-        number_of[name] = int(number[1])
-    if len(set(number_of.values())) < len(names):
+        numbers.append(int(number[1]))
+    if len(set(numbers)) < len(names):
         raise UserError(f"--images {path}: two folders have the same number")
-    return number_of
+    return numbers
 
 
 def read_distilled_folder(path: Path, data: Dataset) -> Split:
     """The images of class folders, class by class, 2.png before 10.png."""
     with common.refused(f"--images {path} holds no images in class folders"):
-        samples = NumberedFolders(path, data.class_names).samples
+        found = common.ClassFolders(path)
+        labels = labels_of_folders(path, found.classes, data.class_names)
+    samples = [(file, labels[folder]) for file, folder in found.samples]
     common.check_links(file for file, _ in samples)
     samples.sort(key=lambda sample: (sample[1], natural_order(sample[0])))
     files, labels = zip(*samples, strict=True)
@@ -771,17 +742,15 @@ def find_images(images: str, data: Dataset, ipc, teacher_arch: str) -> Distilled
     return None
 
 
-def recovery_settings(method: str, data: Dataset) -> Recovery:
-    return sre2l_settings(data) if method == "sre2l" else lpld_settings(data)
-
-
 def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, factor: int, seed: int) -> dict:
     """The parts that the set is made in: {name: (labels, a function of a progress file that makes the images)}."""
     pieces = {}
     if method not in RECOVERED:
         for part in common.cut(data.num_classes, CLASSES_PER_PIECE, common.PIECES):
-            make = partial(real_images, method, data, teacher, part.tolist(), ipc, factor, seed)
-            pieces[f"classes-{part[0]}-{part[-1]}"] = part.repeat_interleave(ipc), make
+            make = partial(random_images, data, part.tolist(), ipc, seed)
+            if method == "rded":
+                make = partial(rded, data, teacher, part.tolist(), ipc, factor, seed)
+            pieces[f"classes-{part[0]}-{part[-1]}"] = part.repeat_interleave(ipc), lambda _, make=make: make()
         return pieces
     setting = recovery_settings(method, data)
     groups = sre2l_groups(data, teacher, ipc) if method == "sre2l" else lpld_groups(data, squeeze(data, teacher), ipc)
@@ -793,13 +762,6 @@ def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, fac
             make = partial(recover, teacher.model, targets[part], theirs, numbers, setting, data, seed)
             pieces[f"groups-{numbers[0]}-{numbers[-1]}"] = targets[part].flatten(), make
     return pieces
-
-
-def real_images(method: str, data, teacher, classes: list[int], ipc: int, factor: int, seed: int, _progress) -> Tensor:
-    """Images of these classes by a method that takes seconds: it keeps no progress."""
-    if method == "random":
-        return random_images(data, classes, ipc, seed)
-    return rded(data, teacher, classes, ipc, factor, seed)
 
 
 def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0, factor=None) -> Distilled:
@@ -828,10 +790,12 @@ def distil(method: str, data: Dataset, teacher: Teacher | None, ipc=None, seed=0
     reused = common.is_made(whole, "classes", "groups")
     if not reused:
         pieces = pieces_of(method, data, teacher, ipc, factor, seed)
-        jobs = {folder / f"{name}.pt": partial(make_piece, make) for name, (_, make) in pieces.items()}
+        jobs = {}
+        for name, (_, make) in pieces.items():
+            jobs[folder / f"{name}.pt"] = lambda progress, make=make: {"images": make(progress).cpu()}
         common.make_joined(whole, jobs, join, None if method == "random" else method)  # no bar for what takes a second
-    how = f"{method}, {ipc} per class, kept from an earlier run in" if reused else f"{method}, {ipc} per class, in"
-    print(f"images:   {how} {folder}")
+    how = "kept from an earlier run in" if reused else "in"
+    print(f"images:   {method}, {ipc} per class, {how} {folder}")
     return load_distilled(folder, data)
 
 
@@ -847,10 +811,6 @@ def given_or_made(given: Distilled | None, images: str, data: Dataset, teacher, 
             words = f"warning: perhaps the classes of {images} are numbered otherwise than the data set's"
             print(words, file=sys.stderr)
     return given
-
-
-def make_piece(make, progress: Path) -> dict:
-    return {"images": make(progress).cpu()}
 
 
 def main(argv=None) -> dict:

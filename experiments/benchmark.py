@@ -600,10 +600,8 @@ def print_imagenet(found: dict):
     print("a whole run takes" + "".join(f"{column:>16}" for column in columns))
     for ipc in IMAGENET_IPCS:
         run = found[f"ipc{ipc}"]
-        numbers = list(run["hours"].values())
-        for name in ("images_bytes", "label_bytes", "full_label_bytes"):
-            numbers.append(run[name] / 2**30)
-        print(f"IPC {ipc:<13}" + "".join(f"{number:16.2f}" for number in numbers))
+        sizes = [run[name] / 2**30 for name in ("images_bytes", "label_bytes", "full_label_bytes")]
+        print(f"IPC {ipc:<13}" + "".join(f"{number:16.2f}" for number in [*run["hours"].values(), *sizes]))
     print("(4000 iterations of recovery, 300 epochs; extrapolated from what is above, in proportion to IPC)")
 
 
@@ -668,7 +666,7 @@ def read_options(argv):
     add("--groups", type=positive, default=20, help="--imagenet: classes recovered together (default: 20)")
     add("--iterations", type=positive, default=20, help="--imagenet: of the recovery (default: 20)")
     add("--seconds", type=common.at_least(0.01, float), default=10.0, help="of measuring for each row (default: 10)")
-    add("--precision", choices=("fp32", "bf16"), help="of training (default: bf16 on cuda, else fp32)")
+    add("--precision", choices=("fp32", "bf16"), help="of training (default: as in the scripts)")
     add("--device", help="default: cuda if there is one")
     add("--json", type=common.path_of, help="write the results there too")
     return parser.parse_args(argv)

@@ -13,7 +13,6 @@ is not run again. A line that was stopped goes on where it was (a benchmark begi
 import fnmatch
 import glob
 import os
-import re
 import shlex
 import sys
 import time
@@ -164,7 +163,6 @@ def kept_result(line: Line, args) -> dict | None:
     kept = tables.read_result(file)
     with common.refused(f"{file} is damaged: delete it, and the line is run again"):
         table({line.name: kept})  # it has all that the tables show
-        mean_over_sets({line.name: kept})
         return kept
 
 
@@ -202,25 +200,6 @@ def table(done: dict[str, dict]) -> str:
     return tables.grid(list(HEADINGS), rows)
 
 
-def mean_over_sets(done: dict[str, dict]) -> str:
-    """Mean and deviation of lines that differ in their set alone: name-set0, name-set1, ..."""
-    found = {}
-    for name, kept in done.items():
-        of_a_set = re.fullmatch(r"(.+)-set\d+", name)
-        if of_a_set:
-            group = of_a_set[1]
-            for what, _, row in rows_of(group, kept):
-                found.setdefault(what, []).append(row["top1"]["mean"])
-            similarity = kept["result"]["images"]["within_class_similarity"]
-            found.setdefault(f"{group}: similarity within a class", []).append(similarity)
-    rows = []
-    for what, values in found.items():
-        known = [value for value in values if value is not None]  # one image has no other of its class
-        top1 = common.mean_std(known) if known else None
-        rows.append([what, f"{top1['mean']:.3g} ± {top1['std']:.2g}" if top1 else "–", len(values)])
-    return tables.grid(["over sets", "mean ± std", "sets"], rows) if rows else ""
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The script
 
@@ -229,11 +208,7 @@ def read_options(argv):
     parser = common.Parser(__doc__)
     add = parser.add_argument
     add("--only", nargs="+", default=["*"], metavar="PATTERN", help="names of lines, as in a shell: 'tiny-rded-*'")
-    add(
-        "--list",
-        action="store_true",
-        help="print the lines (done*: by an older command, see its result), and run nothing",
-    )
+    add("--list", action="store_true", help="print the lines (done*: by an older command), and run nothing")
     add("--table", action="store_true", help="print the table of what has been run, draw the pictures, and run nothing")
     add("--write", action="store_true", help="write the tables of the documents from the kept results, and run nothing")
     add("--rehearse", action="store_true", help="run every line at a tiny size, into --out alone: do they work here?")
@@ -277,7 +252,7 @@ def main(argv=None) -> dict:
     shown = {line.name: done[line.name] for line in lines if line.name in done}
     if not shown:
         raise UserError(f"none of these lines has been run: nothing in {args.results}")
-    print(f"\n{table(shown)}\n\n{mean_over_sets(shown)}".rstrip())
+    print(f"\n{table(shown)}")
     for path in pictures.draw_all(shown, done, args.results, args.out):
         print(f"\npicture:  {path}")
     return shown

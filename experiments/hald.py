@@ -95,10 +95,9 @@ class Training:
     squared: bool = False  # ours: multiply the loss of the soft phases by T^2, see train_student
 
 
-def training_for(ipc: int, **given) -> Training:
+def training_for(ipc: int, lr=None, eta=None, **more) -> Training:
     """The rate and eta of the released hyper.yaml for ResNet-18; IPC 1 as on CIFAR-100. What is given replaces them."""
-    values = {"lr": 5e-4 if ipc < 10 else 1e-3, "eta": 1.0 if ipc >= 50 else 2.0}
-    return Training(**values | {name: value for name, value in given.items() if value is not None})
+    return Training(lr=lr or (5e-4 if ipc < 10 else 1e-3), eta=eta or (1.0 if ipc >= 50 else 2.0), **more)
 
 
 def hard_batches(distilled: Distilled, data: Dataset, batch_size: int, seed: int, epoch: int):

@@ -11,9 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 import torchvision
 from PIL import Image
+from torchvision.transforms.functional import pil_to_tensor
 
 import common
 from experiments.lines import CIFAR100_TEACHERS, FULL_LABELS, LONGER, SGD_RATES, chosen_rate, way_of
@@ -267,9 +267,8 @@ def over_epochs(axes, network: str, ticks):
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{epochs:,}" for epochs in ticks])
     axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.set(
-        xlabel=f"epochs of the {network} (logarithmic)", ylabel="top-1 on the test set, %: one student", ylim=(0, 75)
-    )
+    axes.set(xlabel=f"epochs of the {network} (logarithmic)", ylim=(0, 75))
+    axes.set_ylabel("top-1 on the test set, %: one student")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 
@@ -342,8 +341,7 @@ def draw_bytes(done: dict[str, dict], group: str, path: Path):
     for name, top1 in full_labels(done, group).items():
         axes.hlines(top1, min(settings), max(settings), color=STYLES[name][0], linestyle="--", linewidth=1)
     if full_labels(done, group):
-        look = {"linestyle": "--", "linewidth": 1, "color": "black"}
-        axes.errorbar([], [], label="full labels without DKR and CA", **look)
+        axes.errorbar([], [], linestyle="--", linewidth=1, color="black", label="full labels without DKR and CA")
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
@@ -440,7 +438,7 @@ def draw_sets(lines: list[dict], folders: list[Path], path: Path):
 def first_images(folder: Path) -> np.ndarray:
     """The first images of the first classes, a row for each class, as bytes [height, width, 3]."""
     files = [folder / f"{label:05d}" / f"{number:05d}.png" for label in range(SHOWN) for number in range(SHOWN)]
-    images = [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) for file in files]
+    images = [pil_to_tensor(common.read_image(file)) for file in files]
     return torchvision.utils.make_grid(images, nrow=SHOWN, pad_value=255).permute(1, 2, 0).numpy()
 
 

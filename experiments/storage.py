@@ -95,14 +95,11 @@ def bytes_of_ways(data_set: str, ipc: int) -> dict[str, int]:
     batch_size = min(batch_size, count)
     found = {"full labels": count * EPOCHS * classes * 2}
     in_pool = batch_size * lpqld.pool_size(count, batch_size, EPOCHS, 0.9)
-    for name, k in (
-        ("P, p = 0.9", classes),
-        ("P + Q, k = C / 10", classes // 10),
-        ("P + Q, k = C / 100", classes // 100),
-    ):
-        found[name] = label_bytes(in_pool, k, classes)
-    for name, k in (("one label an image", classes), ("one label an image, k = C / 10", classes // 10)):
-        found[name] = one_label.fixed_label_bytes(count, classes, k)
+    found["P, p = 0.9"] = label_bytes(in_pool, classes, classes)
+    found["P + Q, k = C / 10"] = label_bytes(in_pool, classes // 10, classes)
+    found["P + Q, k = C / 100"] = label_bytes(in_pool, classes // 100, classes)
+    found["one label an image"] = one_label.fixed_label_bytes(count, classes, classes)
+    found["one label an image, k = C / 10"] = one_label.fixed_label_bytes(count, classes, classes // 10)
     return found | teacher_bytes(arch, classes, side)
 
 
@@ -133,16 +130,13 @@ def print_table(head: list, rows: list[list]):
         print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def main(argv=None) -> dict:
+def main(argv=None):
     common.Parser(__doc__).parse_args(argv)
-    print(
-        "Label storage, GB (2^30 bytes), and how many times smaller than fp16 labels of every epoch (N * E * C * 2)\n"
-    )
+    print("Labels, GB (2^30 bytes), and how many times smaller than fp16 labels of every epoch (N * E * C * 2)\n")
     print_table(*table_of_sizes())
     print(EXPLANATION)
     print(f"\nEvery way to store labels for {EPOCHS} epochs, MB (10^6 bytes)\n")
     print_table(*table_of_ways())
-    return {"rows": [{**setting._asdict(), "epochs": EPOCHS, "bytes": sizes_of(setting)} for setting in SETTINGS]}
 
 
 if __name__ == "__main__":

@@ -72,15 +72,14 @@ def result(name: str):
 
 
 def row_of(name: str, **wanted) -> dict:
-    """The row of an evaluate.py table with these values."""
-    return next(row for row in result(name)["rows"] if wanted.items() <= row.items())
+    """The row of an evaluate.py table with these values; of a line without a table its result."""
+    found = result(name)
+    return next(row for row in found["rows"] if wanted.items() <= row.items()) if "rows" in found else found
 
 
 def score(name: str, **wanted):
     """Top-1 of a line, or of one row of its table: {"mean", "std", "values"}. None if it has not been run."""
-    if not result(name):
-        return None
-    return (row_of(name, **wanted) if wanted else result(name))["top1"]
+    return row_of(name, **wanted)["top1"] if result(name) else None
 
 
 def cell(top1: dict | None) -> str:
@@ -402,14 +401,14 @@ CIFAR_RDED, TINY_RDED = "cpu-cifar10-rded-conv3-ipc10", "cpu-tiny-rded-conv4-ipc
 def published_cells() -> str:
     """Tiny-ImageNet's cells: at 64 px and a tenth of the epochs, or at 32 px."""
     series = [
-        ("ConvNet-4: teacher, 6 of 60 epochs", "cpu-tiny-teacher-conv4", {}),
-        ("RDED's protocol, 30 of 300 epochs, IPC 10, RDED", TINY_RDED, {"images": "rded"}),
+        ("ConvNet-4: teacher, 6 of 60 epochs", "cpu-tiny-teacher-conv4"),
+        ("RDED's protocol, 30 of 300 epochs, IPC 10, RDED", TINY_RDED),
     ]
     for loss in ("gift", "mse_ce", "kl", "softce"):
-        series.append((f"GIFT's Figure 1 at 32 px, RDED, {loss}", f"tiny32-motivation-{loss}", {}))
+        series.append((f"GIFT's Figure 1 at 32 px, RDED, {loss}", f"tiny32-motivation-{loss}"))
     rows = []
-    for what, line, row in series:
-        paper, ours = kept(line)["published"], score(line, **row)
+    for what, line in series:
+        paper, ours = kept(line)["published"], score(line, images="rded")
         numbers = [paper, cell(ours), difference(ours, {"mean": paper})]
         rows.append([what, *numbers, f"`{line}`", run_of(result(line)), f"{kept(line)['minutes']:g}"])
     return grid(["figure", "published", "ours", "difference", "line", "run", "minutes"], rows)
@@ -488,7 +487,7 @@ def cifar_cells() -> str:
     for protocol, data, images, ipc, published, again, line in CIFAR_CELLS:
         found = result(line)
         if found:
-            row = row_of(line, images=images) if "rows" in found else found
+            row = row_of(line, images=images)
             top1 = row["top1"]
             gap = difference(top1, {"mean": published}) if published else ""
             ours = [cell(top1), cell(row["best_check_top1"]), gap, f"{found['teacher']['accuracy']:.1f}"]
@@ -519,7 +518,7 @@ def beside_the_papers() -> str:
         if not run:  # a line that has not been run says nothing beside the papers
             continue
         ipcs, published, again, lines = zip(*run, strict=True)
-        ours = [row_of(line, images=key[2])["top1"] if "rows" in result(line) else score(line) for line in lines]
+        ours = [score(line, images=key[2]) for line in lines]
         slow |= dict.fromkeys(line for line in lines if precision(result(line)) == "fp32")
         protocol, data, images = key
         numbers = [published, again, map(cell, ours), (len(top1["values"]) for top1 in ours)]
@@ -598,8 +597,8 @@ def cifar100_changed_teachers() -> str:
                     students = result(f"cifar100-{name}-{images}-ipc{ipc}") or {"rows": []}
                     by_images |= {row["images"]: row["top1"] for row in students["rows"]}
                 top1 += [cell(by_images.get(images)) for images in ("rded", "random")]
-            facts = [f"{value:.1f}" for value in values]
-            rows.append([change, *facts, *top1, f"`cifar100-{name}-*`", run_of(result(line))])
+            shown = [*(f"{value:.1f}" for value in values), *top1]
+            rows.append([change, *shown, f"`cifar100-{name}-*`", run_of(result(line))])
     again = ["21.6", "–", "48.7", "50.4"]
     rows.append(["published, students by others", "59.7", "61.3", "–", "–", "–", "–", *again, "", ""])
     head = ["teacher", "test", "test, enlarged", "train", "confidence", "calibration error", "spread"]
@@ -668,12 +667,8 @@ def without_us() -> str:
     rows = []
     for each in found["results"]:
         alone = each["loader_alone_images_per_second"]
-        speeds = [
-            f"{each['images_per_second']:.0f}",
-            f"{each['without_images_per_second']:.0f}",
-            f"{each['times']:.2f}",
-        ]
-        rows.append([each["row"], *speeds, each["goal"], f"{alone:,.0f}" if alone else ""])
+        speeds = [f"{each[key]:.0f}" for key in ("images_per_second", "without_images_per_second")]
+        rows.append([each["row"], *speeds, f"{each['times']:.2f}", each["goal"], f"{alone:,.0f}" if alone else ""])
     head = ["images/s", "ours", "without", "times as fast", "goal, large GPU", "the loader alone"]
     return grid(head, rows, made("python -m experiments.benchmark --without-us --seconds 6", found))
 

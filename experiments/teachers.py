@@ -146,11 +146,9 @@ def main(argv=None) -> dict:
 
     found = common.cached(file, look)
     print(f"\n{'images':16}{'top-1, %':>10}{'confidence':>12}{'calibration error':>19}{'spread of logits':>18}")
+    numbers = "{top1:10.1f}{confidence:12.1f}{calibration_error:19.1f}{logit_spread:18.2f}"
     for row in found["views"]:
-        words = (
-            f"{row['top1']:10.1f}{row['confidence']:12.1f}{row['calibration_error']:19.1f}{row['logit_spread']:18.2f}"
-        )
-        print(f"{row['split'] + ', ' + row['view']:16}{words}")
+        print(f"{row['split'] + ', ' + row['view']:16}{numbers.format(**row)}")
     print(f"result:   {file}")
     return {**found, "file": str(file)}
 

@@ -238,7 +238,7 @@ def test_any_directory_is_a_data_set(tmp_path):
     data = load(root)
     assert (data.name, data.class_names) == ("pets", ["cat", "dog"])
     assert (data.image_size, data.default_arch) == (32, "conv3")
-    assert torch.equal(data.train.images[0], common.to_tensor(Image.open(root / "train" / "cat" / "0.png")))
+    assert torch.equal(data.train.images[0], pil_transforms.pil_to_tensor(Image.open(root / "train" / "cat" / "0.png")))
     larger = load(root, image_size=48)
     assert larger.train.images.shape == (12, 3, 48, 48)
     assert larger.train.fingerprint != data.train.fingerprint
@@ -275,7 +275,7 @@ def test_imagenet_test_view_is_resize_256_centre_224(tmp_path):
     data = load("imagenette", data_root=tmp_path)
     image = Image.open(tmp_path / "imagenette2" / "val" / "a" / "0.JPEG").convert("RGB")
     view = pil_transforms.center_crop(pil_transforms.resize(image, 256), 224)
-    assert torch.equal(data.test.images[0], common.to_tensor(view))
+    assert torch.equal(data.test.images[0], pil_transforms.pil_to_tensor(view))
     assert data.image_size == 224
     assert load("imagenette", data_root=tmp_path, arch="conv5").image_size == 128
     assert [int(side * 8 / 7) for side in (64, 128, 224)] == [73, 146, 256]  # GIFT's code
