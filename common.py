@@ -325,7 +325,7 @@ def is_image(path) -> bool:
 
 
 def read_image(path) -> Image.Image:
-    """An image file of 8 bits a channel, as red, green and blue. EXIF rotation is ignored, as in torchvision."""
+    """An image file of 8 bits a channel, as red, green and blue. EXIF data turn only TIFF files, as in torchvision."""
     with reading("image", path), Image.open(path) as image:
         if image.mode[0] in "IF":
             raise UserError(f"image {path} has 16 or 32 bits a pixel ({image.mode}): convert it to 8 bits a channel")
@@ -514,6 +514,8 @@ def read_sheets(split, count, device) -> Split:
     for path in paths:
         sheet = pil_transforms.pil_to_tensor(read_image(path))
         tiles.append(sheet.unfold(1, 28, 28).unfold(2, 28, 28).permute(1, 2, 0, 3, 4).reshape(-1, 3, 28, 28))
+        if len(tiles[-1]) != count:
+            raise UserError(f"{path} holds {len(tiles[-1])} tiles, not {count}: the file is not the one published here")
     pixels = F.pad(torch.cat(tiles), (2, 2, 2, 2))
     labels = torch.arange(10).repeat_interleave(count)
     return Split(labels, device, pixels=pixels, stored=sum(map(os.path.getsize, paths)))

@@ -588,6 +588,9 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
             raise UserError(f"label pool {path} has been altered: its content does not match its checksum")
     with common.refused(f"label pool {path} does not hold what its settings say"):
         labels = LabelSettings(**{name: settings[name] for name in LabelSettings.__dataclass_fields__})
+        numbers = (labels.epochs, labels.batch_size, labels.top_k, settings["seed"])
+        if not all(type(number) is int for number in numbers) or type(labels.flip) is not bool:
+            raise ValueError("a number or flip in its settings")
         if labels.mix not in MIXES or not 0 <= labels.prune < 1:
             raise ValueError("p or mix in its settings")
         teacher_digest = teacher.info["digest"] if teacher else settings["teacher (hash)"]
@@ -605,7 +608,8 @@ def load_pool(path: Path, data: Dataset, distilled: Distilled, teacher: Teacher 
             raise ValueError("the shape of its logits")
         if not values.isfinite().all() or (classes is not None and classes.max() >= data.num_classes):
             raise ValueError("a logit or a class")
-        views = pool_views(in_pool, labels, distilled, data.colours, settings["seed"])
+        common.random_stream(settings["seed"])  # raises what numpy says of a wrong seed
+    views = pool_views(in_pool, labels, distilled, data.colours, settings["seed"])
     info = {"file": str(path), "bytes": path.stat().st_size, "digest": kept["digest"], "settings": settings}
     return LabelPool(labels, views, values, classes, data.num_classes, info)
 
