@@ -410,8 +410,6 @@ for ipc, batch in ((1, 20), (10, 50)):
     for images in ("random", "rded", "lpld", "sre2l"):
         options = f"--images {images} --ipc {ipc} --protocol imagenet-1k --batch-size {batch}"
         command = f"lpqld.py {CIFAR100_CONV} {options} --top-k 10 --ablation --repeats 1"
-        if (images, ipc) == ("rded", 10):  # run on a processor without bf16 instructions
-            command = command.replace("bf16", "fp32")
         CIFAR100_LINES.append(Line(f"cifar100-ablation-{images}-ipc{ipc}", command))
         CIFAR100_LINES.append(Line(f"cifar100-second-{images}-ipc{ipc}", f"{command} {SECOND}"))
         if images in ("lpld", "sre2l"):
@@ -427,9 +425,12 @@ SINGLE_ROWS = {  # the end of the line's name, and its options
     "P + Q + DKR + CA": ("p-q-dkr-ca", "--prune 0.9 --top-k 10"),
 }
 for name, row_options in SINGLE_ROWS.values():
-    for images in ("lpld", "sre2l"):
+    for images in ("rded", "lpld", "sre2l"):
         options = f"--images {images} --ipc 10 --protocol imagenet-1k --batch-size 50 {row_options}"
-        CIFAR100_LINES.append(Line(f"cifar100-row-{images}-ipc10-{name}", f"lpqld.py {CIFAR100_CONV} {options}"))
+        command = f"lpqld.py {CIFAR100_CONV} {options}"
+        if images == "rded":  # run on a processor without bf16 instructions
+            command = command.replace("bf16", "fp32")
+        CIFAR100_LINES.append(Line(f"cifar100-row-{images}-ipc10-{name}", command))
 
 for ipc, top1 in {10: 42.0, 50: 56.5}.items():
     LARGE_LINES.append(Line(f"imagenet-rded-ipc{ipc}", f"{BY_RDED} {IMAGENET} --ipc {ipc}", top1, BEST))

@@ -304,7 +304,7 @@ def cifar100_ablation() -> str:
             similar = found["images"]["within_class_similarity"]
             top1 = [cell(step["top1"]) for step in found["rows"].values()]
             rows.append([ipc, name, f"{similar:.3f}" if similar else "–", *top1])
-        for images in ("lpld", "sre2l"):
+        for images in ("rded", "lpld", "sre2l"):
             single = {row: f"cifar100-row-{images}-ipc{ipc}-{end}" for row, (end, _) in SINGLE_ROWS.items()}
             found = next(filter(None, map(result, single.values())), None)
             if found and KINDS[images] not in sets:
