@@ -279,6 +279,9 @@ def test_imagenet_test_view_is_resize_256_centre_224(tmp_path):
     assert data.image_size == 224
     assert load("imagenette", data_root=tmp_path, arch="conv5").image_size == 128
     assert [int(side * 8 / 7) for side in (64, 128, 224)] == [73, 146, 256]  # GIFT's code
+    shutil.rmtree(tmp_path / "imagenette2" / "val")
+    with pytest.raises(UserError, match="imagenette not found"):
+        load("imagenette", data_root=tmp_path)
 
 
 def test_a_set_read_from_disk_is_the_set_in_memory(tmp_path, monkeypatch):

@@ -281,6 +281,8 @@ def bad_pools(root, fashion, teacher):
         "epochs": ({"epochs": 20}, {}),
         "seed": ({"seed": -1}, {}),
         "mix": ({"mix": "mixup"}, {}),
+        "p": ({"prune": 1.0}, {}),
+        "flip": ({"flip": 2}, {}),
         "nan": ({}, {"values": kept["values"] * float("nan")}),
         "flat": ({}, {"values": kept["values"].flatten()}),
         "planes": ({}, {"classes": kept["classes"] | 255}),
@@ -629,7 +631,7 @@ REFUSED = {
         f"labels with odd {name}": (
             f"lpqld --images {{b}}/images --labels {{b}}/labels-odd-{name}.pt", "does not hold what its settings say"
         )
-        for name in ("words", "none", "epochs", "seed", "mix", "nan", "flat", "planes", "few")
+        for name in ("words", "none", "epochs", "seed", "mix", "p", "flip", "nan", "flat", "planes", "few")
     },
     "labels of no format": ("lpqld --images {b}/images --labels {b}/labels-odd.pt", "something else"),
     "labels: a teacher": ("lpqld --images {b}/images --labels {t}", "something else"),
