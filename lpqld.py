@@ -667,7 +667,13 @@ ABLATION = {  # name of the row: (changes to the labels, changes to the training
 
 
 def ablation(
-    data: Dataset, teacher: Teacher, distilled: Distilled, labels: LabelSettings, training: Training, arch: str, seeds
+    data: Dataset,
+    teacher: Teacher,
+    distilled: Distilled,
+    labels: LabelSettings,
+    training: Training,
+    arch: str,
+    seeds,
 ) -> dict:
     """Switch on P, Q, DKR and CA one by one. Then all without Q, and all without Q and P."""
     pools = {}

@@ -58,7 +58,7 @@ def random_images(data: Dataset, classes: list[int], ipc: int, seed: int) -> Ten
 
 RDED_IMAGES = 300  # real images per class to choose from
 RDED_CROPS = 5  # crops tried of each image
-CROP_BYTES = 4 << 30  # if a class's images, once for each crop, take more as float32, they are cropped one by one
+CROP_BYTES = 4 << 30  # a class that needs more memory than this for its crops is cropped image by image
 
 
 def square_crops(images: Tensor, u: np.ndarray, size: int) -> Tensor:
@@ -218,7 +218,14 @@ def watching(layers, take):
 
 
 def recover(
-    teacher: nn.Module, targets: Tensor, statistics, ids, setting: Recovery, data: Dataset, seed: int, progress: Path
+    teacher: nn.Module,
+    targets: Tensor,
+    statistics: list,
+    ids: list[int],
+    setting: Recovery,
+    data: Dataset,
+    seed: int,
+    progress: Path,
 ) -> Tensor:
     """Optimise groups of images from noise, all groups at once; uint8 [groups * n, 3, S, S].
 
@@ -683,8 +690,8 @@ def read_distilled_folder(path: Path, data: Dataset) -> Split:
     """The images of class folders, class by class, 2.png before 10.png."""
     with common.refused(f"--images {path} holds no images in class folders"):
         found = common.ClassFolders(path)
-        labels = labels_of_folders(path, found.classes, data.class_names)
-    samples = [(file, labels[folder]) for file, folder in found.samples]
+        classes = labels_of_folders(path, found.classes, data.class_names)
+    samples = [(file, classes[folder]) for file, folder in found.samples]
     common.check_links(file for file, _ in samples)
     samples.sort(key=lambda sample: (sample[1], natural_order(sample[0])))
     files, labels = zip(*samples, strict=True)
@@ -747,7 +754,7 @@ def pieces_of(method: str, data: Dataset, teacher: Teacher | None, ipc: int, fac
     pieces = {}
     if method not in RECOVERED:
         for part in common.cut(data.num_classes, CLASSES_PER_PIECE, common.PIECES):
-            make = partial(random_images, data, part.tolist(), ipc, seed)
+            make = partial(random_images, data, part.tolist(), ipc, seed)  # in seconds: they keep no progress
             if method == "rded":
                 make = partial(rded, data, teacher, part.tolist(), ipc, factor, seed)
             pieces[f"classes-{part[0]}-{part[-1]}"] = part.repeat_interleave(ipc), lambda _, make=make: make()
